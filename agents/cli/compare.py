@@ -40,16 +40,17 @@ def compare(flags: CompareFlags) -> None:
     config = _read(flags)
     check_environment(config.env)
     with console.status("loading"):
-        from ..experiments.compare.compare import compare as run
-        from ..experiments.compare.report import evaluations, headline, summary_table
+        from ..experiments.compare import compare, report
     try:
-        comparison = run(config, lambda text: console.print(text, markup=False, soft_wrap=True))
+        comparison = compare.compare(config, lambda text: console.print(text, markup=False, soft_wrap=True))
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on", markup=False)
         raise typer.Exit(130) from None
-    head, rows = summary_table(comparison.report, ("reward", "kl"))
-    title = headline(comparison.report)
-    caption = f"evaluated {evaluations(comparison.report)}" if any(a.metrics for a in comparison.report.arms) else None
+    head, rows = report.summary_table(comparison.report, ("reward", "kl"))
+    title = report.headline(comparison.report)
+    caption = (
+        f"evaluated {report.evaluations(comparison.report)}" if any(a.metrics for a in comparison.report.arms) else None
+    )
     console.print(make_table(head, rows, title=title, caption=caption, left=len(head)))
     for note in comparison.report.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)

@@ -97,15 +97,13 @@ def evaluate(config: EvaluateConfig) -> None:
     """
     environments = [config.arguments(env) for env in config.envs or (None,)]
     from ..evaluation.evaluate import evaluate as run
-    from ..evaluation.source import Source
 
-    source = Source.of(config.source, config.trust)
     shared = {"reference": config.reference, "deterministic": config.deterministic, **config.decoding()}
     console = Console()
     found = []
     for arguments in environments:
         try:
-            found.append(run(**{**arguments, **shared, "source": source}, max_new_tokens=config.max_new_tokens))
+            found.append(run(**arguments, **shared, max_new_tokens=config.max_new_tokens))
         except ValueError as error:
             if not config.envs:
                 raise

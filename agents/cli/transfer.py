@@ -46,22 +46,21 @@ def transfer(flags: TransferFlags) -> None:
     console = Console()
     config = _read(flags)
     with console.status("loading"):
-        from ..experiments.transfer.report import forgetting_rows, headline, matrix_table
-        from ..experiments.transfer.transfer import transfer as run
+        from ..experiments.transfer import report, transfer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        done = run(config, lambda text: console.print(text, markup=False, soft_wrap=True))
+        done = transfer.transfer(config, lambda text: console.print(text, markup=False, soft_wrap=True))
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on", markup=False)
         raise typer.Exit(130) from None
-    report = done.report
-    caption = f"change from the start, with 95% intervals over {'seeds' if report.seeds > 1 else 'prompts'}"
-    console.print(make_table(*matrix_table(report), title=headline(report), caption=caption))
-    if report.forgetting:
-        console.print(make_table(["forgotten", "95% interval"], forgetting_rows(report)))
-    for note in report.notes:
+    found = done.report
+    caption = f"change from the start, with 95% intervals over {'seeds' if found.seeds > 1 else 'prompts'}"
+    console.print(make_table(*report.matrix_table(found), title=report.headline(found), caption=caption))
+    if found.forgetting:
+        console.print(make_table(["forgotten", "95% interval"], report.forgetting_rows(found)))
+    for note in found.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     console.print(f"{done.seconds:.0f} s. See {done.folder / 'report.html'}", markup=False, soft_wrap=True)
     if done.failed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,49 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_envs.names import nearest
-
 from ...evaluation.prompt_counts import count_prompts
-from ...evaluation.statistics import Estimate, mean_over_runs
+from ...evaluation.statistics import Estimate
 from ...training.report import REPORT
+from .cells import Cell, estimate, over_prompts, resample
 from .config import TransferConfig
 from .notes import write_notes
 from .plan import Column, Plan, Run
 
-__all__ = ["Cell", "TransferReport", "analyse", "resample"]
-
-N_RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Hold what the agents of a row came to on an environment.
-
-    Attributes:
-        value: the metric, the mean over seeds.
-        change: its change from the start, paired by prompt: the mean over seeds, with a 95% Student-t interval over
-            seeds, or of one seed a bootstrap interval over prompts.
-        per_seed: the change by seed.
-        kl: the KL to the start there in nats per episode, the mean over seeds; None if it is not known.
-        prompts: what the prompts are, see `Evaluation.prompts`.
-    """
-
-    value: float
-    change: Estimate
-    per_seed: dict[int, float]
-    kl: float | None
-    prompts: str
-
-    @property
-    def sign(self) -> int:
-        """Return 1 or -1 if the interval of the change is above or below 0, else 0."""
-        return int(self.change.low > 0) - int(self.change.high < 0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of `report.json`."""
-        per_seed = {str(seed): change for seed, change in self.per_seed.items()}
-        change = self.change.over_runs()
-        return {"value": self.value, "change": change, "per_seed": per_seed, "kl": self.kl, "prompts": self.prompts}
+__all__ = ["TransferReport", "analyse"]
 
 
 @dataclass(frozen=True)
@@ -113,28 +78,6 @@ class TransferReport:
         }
 
 
-def resample(record: Mapping[str, Any], metric: str) -> np.ndarray:
-    """Return a metric of an evaluation, and of bootstrap samples of its prompts, `(1 + r,)`.
-
-    Two evaluations of n prompts have the same samples: differences of what this returns are paired by prompt.
-
-    Raises:
-        ValueError: the evaluation has no such metric.
-    """
-    if metric in record["corpus"]:
-        return np.array(record["corpus"][metric], dtype=float)
-    if metric not in record["values"]:
-        known = [*record["values"], *record["corpus"]]
-        raise ValueError(f"an evaluation of {record['source']} has no metric {metric!r}; {nearest(metric, known)}")
-    values = np.array(record["values"][metric], dtype=float)  # NaN where an episode has none
-    draws = np.random.default_rng(0).integers(len(values), size=(N_RESAMPLES, len(values)))
-    there = ~np.isnan(values)
-    filled = np.where(there, values, 0.0)
-    sums, counts = filled[draws].sum(axis=1), there[draws].sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.concatenate([[filled.sum() / there.sum()], sums / counts])
-
-
 def analyse(config: TransferConfig, found: Plan) -> TransferReport:
     """Return the report of what has been evaluated by now. Raise ValueError if an evaluation lacks its metric."""
     first = {column.name: found.first.read(column.name) for column in found.columns}
@@ -172,7 +115,7 @@ def analyse(config: TransferConfig, found: Plan) -> TransferReport:
         homes={run.row: run.home for run in found.runs},
         tokens={row: max(_tokens(run) for run in found.runs if run.row == row) for row in found.rows},
         seeds=max(seeds),
-        before={name: _over_prompts(values) for name, values in starts.items()},
+        before={name: over_prompts(values) for name, values in starts.items()},
         cells=cells,
         forgetting=forgetting,
         mean_forgetting=mean,
@@ -202,23 +145,11 @@ def _cell(
     nats = [np.nanmean(np.array(record["values"]["kl"], dtype=float)) for record in own if "kl" in record["values"]]
     return Cell(
         value=float(np.mean([value[0] for value in values])),
-        change=_estimate(changes),
+        change=estimate(changes),
         per_seed={run.seed: float(change[0]) for run, change in zip(done, changes, strict=True)},
         kl=float(np.mean(nats)) if nats else None,
         prompts=", ".join(dict.fromkeys(record["described"] for record in own)),
     )
-
-
-def _estimate(values: Sequence[np.ndarray]) -> Estimate:
-    """Return the mean over seeds of `(1 + r,)` each, with an interval over seeds, or of one seed over prompts."""
-    return mean_over_runs([value[0] for value in values]) if len(values) > 1 else _over_prompts(values[0])
-
-
-def _over_prompts(values: np.ndarray) -> Estimate:
-    """Return an estimate from the value and those of bootstrap samples, `(1 + r,)`."""
-    drawn = values[1:][np.isfinite(values[1:])]
-    low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) > 1 else (math.nan, math.nan)
-    return Estimate(float(values[0]), math.nan, float(low), float(high), 1)
 
 
 def _forgetting(
@@ -236,8 +167,8 @@ def _forgetting(
     metrics = {column.metric for column in found.columns if column.name in there}
     mean = None
     if len(metrics) == 1 and all(len(values[0]) == len(next(iter(there.values()))[0]) for values in there.values()):
-        mean = _estimate([np.mean(per_seed, axis=0) for per_seed in zip(*there.values(), strict=True)])
-    return {name: _estimate(values) for name, values in there.items()}, mean
+        mean = estimate([np.mean(per_seed, axis=0) for per_seed in zip(*there.values(), strict=True)])
+    return {name: estimate(values) for name, values in there.items()}, mean
 
 
 def _samples(

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...evaluation.prompt_counts import FEW, describe_few
+from .cells import Cell
 from .config import TransferConfig
 from .plan import Plan
-
-if TYPE_CHECKING:
-    from .analysis import Cell
 
 __all__ = ["write_notes"]
 

@@ -9,7 +9,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .analysis import Cell, TransferReport
+from .analysis import TransferReport
+from .cells import Cell
 
 __all__ = ["column_scale", "draw_matrix", "label", "row_title"]
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from ...evaluation.statistics import Estimate
 from ..pages import PLOTS, plain, table, write_page
-from .analysis import Cell, TransferReport
+from .analysis import TransferReport
+from .cells import Cell
 from .plan import START
 from .plots import row_title
 

@@ -21,7 +21,7 @@ from agents.algorithms.ppo import PPO
 from agents.cli import app
 from agents.experiments.processes import Job
 from agents.experiments.transfer import transfer as transfer_module
-from agents.experiments.transfer.analysis import resample
+from agents.experiments.transfer.cells import resample
 from agents.experiments.transfer.config import TransferConfig
 from agents.experiments.transfer.plan import plan
 from agents.experiments.transfer.plots import column_scale, draw_matrix
