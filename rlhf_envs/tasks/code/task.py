@@ -165,7 +165,7 @@ class Code(Task):
     EOS, or 40 new tokens.
 
     ## Arguments
-    `gymnasium.make("rlhf/Code-v0")` needs none. `levels`, some of 1 to 4, are the levels of the problems, all by
+    `gymnasium.make("rlhf/Code-v0")` needs none. `levels`, some of 1 to 4, are the levels of these problems, all by
     default. With `curriculum=True` training begins with the lowest and opens the next as the agent succeeds, as
     `rlhf_envs.curriculum.Curriculum` says; held-out problems are of all levels. `data` takes problems of your own:
     `prompt` (what the function begins with, or a conversation that asks for it; a reply may put it into a fenced
