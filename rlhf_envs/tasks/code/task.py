@@ -144,8 +144,8 @@ class Code(Task):
     lists, texts and words, with one example. They are put together by rules, on four levels: one operation; a list or
     two operations; a list with two parts, such as a condition and an operation; a sum over such a list. The operations
     and conditions of held-out problems occur in training, their combinations and parameters do not. The agent writes
-    the body. `rlhf sft rlhf/Code-v0 start` teaches a model the form from solutions, `rlhf train --env rlhf/Code-v0
-    --model start` the rest.
+    the body. `rlhf sft rlhf/Code-v0 start --epochs 4` teaches a model the form from solutions, and `rlhf train --env
+    rlhf/Code-v0 --model start` goes on from there.
 
     ## Observation space
     `input_ids` and `attention_mask`, (120,) each: a prompt of up to 80 tokens and up to 40 new ones.
