@@ -96,8 +96,8 @@ def movielens_rows(source: Path | None = None) -> list[dict[str, Any]]:
             if len(history) == HISTORY and len(mine) >= CANDIDATES:
                 following, mine = mine[:CANDIDATES], mine[CANDIDATES:]
                 random.Random(f"{user} {len(mine)}").shuffle(following)
-                row = make_row(history, following, films, seen)
-                rows += [{**row, "user": user, "split": split_of(user)}] if row else []
+                made = make_row(history, following, films, seen)
+                rows += [{**made, "user": user, "split": split_of(user)}] if made else []
                 history = []
     return rows
 
