@@ -10,13 +10,17 @@ The process of a job is a fork that has no memory of other jobs: `serve` has ret
 time. What a program should return never reaches this file.
 """
 
-import collections.abc  # noqa: F401  # as those below: programs may import what is loaded, and nothing else
+import bisect  # noqa: F401  # as those below: programs may import what is loaded, and nothing else
+import collections.abc  # noqa: F401
+import copy  # noqa: F401
 import ctypes
 import errno
+import functools  # noqa: F401
 import heapq  # noqa: F401
 import itertools  # noqa: F401
 import json
 import math  # noqa: F401
+import operator  # noqa: F401
 import os
 import random
 import re  # noqa: F401

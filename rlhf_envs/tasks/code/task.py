@@ -144,8 +144,8 @@ class Code(Task):
     lists, texts and words, with one example. They are put together by rules, on four levels: one operation; a list or
     two operations; a list with two parts, such as a condition and an operation; a sum over such a list. The operations
     and conditions of held-out problems occur in training, their combinations and parameters do not. The agent writes
-    the body. `rlhf sft rlhf/Code-v0 start` teaches a model the form from solutions, `rlhf train --env rlhf/Code-v0
-    --model start` the rest.
+    the body. `rlhf sft rlhf/Code-v0 start --epochs 4` teaches a model the form from solutions, and `rlhf train --env
+    rlhf/Code-v0 --model start` goes on from there.
 
     ## Observation space
     `input_ids` and `attention_mask`, (120,) each: a prompt of up to 80 tokens and up to 40 new ones.
@@ -165,7 +165,7 @@ class Code(Task):
     EOS, or 40 new tokens.
 
     ## Arguments
-    `gymnasium.make("rlhf/Code-v0")` needs none. `levels`, some of 1 to 4, are the levels of the problems, all by
+    `gymnasium.make("rlhf/Code-v0")` needs none. `levels`, some of 1 to 4, are the levels of these problems, all by
     default. With `curriculum=True` training begins with the lowest and opens the next as the agent succeeds, as
     `rlhf_envs.curriculum.Curriculum` says; held-out problems are of all levels. `data` takes problems of your own:
     `prompt` (what the function begins with, or a conversation that asks for it; a reply may put it into a fenced

@@ -24,7 +24,12 @@ from rlhf_envs.tasks.recommend.task import (
 from rlhf_envs.testing import check_task
 
 TITLES = ["Toy Story", "Heat", "Crow, The", "Se7en"]
-ROW = {"prompt": "choose", "candidates": TITLES, "ratings": [5, 4, 1, 3], "genres": [["a"], ["a", "b"], ["c"], ["c"]]}
+ROW: dict[str, Any] = {
+    "prompt": "choose",
+    "candidates": TITLES,
+    "ratings": [5, 4, 1, 3],
+    "genres": [["a"], ["a", "b"], ["c"], ["c"]],
+}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +67,7 @@ def test_the_reward_is_the_mean_rating_and_pays_for_diversity_only_with_three_fi
     columns = {name: [ROW[name]] * 3 for name in ("candidates", "ratings", "genres")}
     answers = ["toy story; heat; se7en", "toy story; heat", "toy story; toy story; toy story"]
     (full, parts), (two, _), (same, _) = RecommendReward(0.3)(answers, **columns)
-    spread = diversity([0, 1, 3], ROW["genres"])  # type: ignore[arg-type]
+    spread = diversity([0, 1, 3], ROW["genres"])
     assert spread == pytest.approx((0.5 + 1 + 1) / 3)
     assert full == pytest.approx((1 + 0.5 + 0) / 3 + 0.3 * spread)
     assert parts == {"rating": 0.5, "diversity": pytest.approx(0.3 * spread)}
