@@ -244,7 +244,8 @@ def _check_seeding(env: Any) -> None:
     first, again = _rollout(env, 7, 12), _rollout(env, 7, 12)
     assert _same(first, again), "two rollouts with the same seed and actions differ"
     if len(getattr(env, "rows", [])) > 1:
-        prompts = {str(_context(env, env.reset(seed=seed)[0], "reset")) for seed in range(30)}
+        drawn = [env.reset(seed=seed)[0] for seed in range(30)]
+        prompts = {(str(_context(env, obs, "reset")), *(obs[key].tobytes() for key in sorted(obs))) for obs in drawn}
         assert len(prompts) > 1, "30 seeds all drew the same prompt: draw it with self.np_random"
 
 
