@@ -56,13 +56,13 @@ class Contexts:
         self._all = np.arange(n)
         limits = self.max_turns, self.reply_timeout
         self.dialogs = Dialogs(self.task, self.chat, n, *limits) if self.task.has_replies else None
-        spaces: dict[str, gym.Space[Any]] = {
+        boxes: dict[str, gym.Space[Any]] = {
             "input_ids": gym.spaces.Box(0, self.vocab_size - 1, (length,), np.int64),
             "attention_mask": gym.spaces.Box(0, 1, (length,), np.int8),
         }
-        self.observation_space = gym.spaces.Dict(
-            spaces if self.pictures is None else {**spaces, PIXELS: self.pictures.space}
-        )
+        if self.pictures is not None:
+            boxes[PIXELS] = self.pictures.space
+        self.observation_space = gym.spaces.Dict([*boxes.items()])
         self._pixels = np.zeros((n, *(self.pictures.space.shape if self.pictures else ())), dtype=np.float32)
         self.action_space = gym.spaces.Discrete(self.vocab_size)
         # A policy sees only the spaces. This tells it whether the token ids are its model's.

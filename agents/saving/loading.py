@@ -169,14 +169,13 @@ def _build_policy(
     saved, encoded = description["model"], description["values"]["attributes"]
     arguments = decode(encoded["policy_kwargs"], arrays, "policy_kwargs")
     picture = saved.get("picture")
-    pixels: dict[str, spaces.Space[Any]] = (
-        {} if picture is None else {PIXELS: spaces.Box(picture["low"], picture["high"], tuple(picture["shape"]))}
-    )
-    observation_space = spaces.Dict(
-        pixels,
-        input_ids=spaces.Box(0, saved["n_actions"] - 1, (saved["length"],), np.int64),
-        attention_mask=spaces.Box(0, 1, (saved["length"],), np.int8),
-    )
+    boxes: dict[str, spaces.Space[Any]] = {
+        "input_ids": spaces.Box(0, saved["n_actions"] - 1, (saved["length"],), np.int64),
+        "attention_mask": spaces.Box(0, 1, (saved["length"],), np.int8),
+    }
+    if picture is not None:
+        boxes[PIXELS] = spaces.Box(picture["low"], picture["high"], tuple(picture["shape"]))
+    observation_space = spaces.Dict([*boxes.items()])
     arguments["model"] = build_network(folder / MODEL, saved, folder / POLICY)
     named = encoded["policy_class"]  # a user's own class has no name that is known, and is never imported
     policy_class = NAMED_CLASSES.get(str(named.get("name")), TokenPolicy) if isinstance(named, dict) else TokenPolicy

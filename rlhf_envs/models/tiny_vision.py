@@ -95,7 +95,7 @@ def build_tiny_vision(trained: Path | None = None, seed: int = 0) -> Any:
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**ENCODER),
         text_config=text,
-        image_token_id=tokens,  # type: ignore[call-arg]  # a property of the older name
+        image_token_index=tokens,
         image_seq_length=(SIZE // PATCH) ** 2,
         vision_feature_layer=-1,
         tie_word_embeddings=False,

@@ -40,9 +40,10 @@ def load_processor(name: str) -> Any:
     from rlhf_envs.models import first_line, local_folder, model_errors
 
     folder = local_folder(name)
+    errors: tuple[type[Exception], ...] = (ImportError, *model_errors())
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ImportError, *model_errors()) as error:  # type: ignore[misc]
+    except errors as error:
         raise ValueError(
             f"the model {name!r} has no processor that loads ({first_line(error)}): its folder needs the model's "
             "processor_config.json, which processor.save_pretrained writes"
