@@ -338,7 +338,7 @@ def make_start(found: Plan) -> None:
     if found.start != str(found.first.experiment / START) or (folder / "config.json").is_file():
         return
     batches = [open_batch(column.env, 1, **column.kwargs) for column in found.columns]
-    room = max(int(batch.observation_space["input_ids"].shape[0]) for batch in batches)
+    room = max(batch.ids.shape[1] for batch in batches)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(batches[0].vocab_size, room, n_layer=2, n_embd=64, n_head=2)

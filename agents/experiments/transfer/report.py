@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -165,7 +166,12 @@ def to_csv(report: TransferReport) -> str:
         for column in report.columns:
             if (cell := own.get(column.name)) is None:
                 continue
-            shared = {"row": row, "trained_on": report.homes[row], "environment": column.name, "metric": column.metric}
+            shared: dict[str, Any] = {
+                "row": row,
+                "trained_on": report.homes[row],
+                "environment": column.name,
+                "metric": column.metric,
+            }
             shared |= {"start": report.before[column.name].mean, "kl": cell.kl, "prompts": cell.prompts}
             writer.writerows({**shared, "seed": seed, "change": change} for seed, change in cell.per_seed.items())
     return file.getvalue()
