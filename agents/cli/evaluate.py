@@ -95,7 +95,7 @@ def evaluate(config: EvaluateConfig) -> None:
     With --envs a source is measured on several environments, whose vocabulary it shares; --json and --output then hold
     a list.
     """
-    environments = [config.arguments(env) for env in config.envs or (None,)]
+    environments = [config.arguments(env) for env in config.envs] or [config.arguments()]
     from ..evaluation.evaluate import evaluate as run
 
     shared = {"reference": config.reference, "deterministic": config.deterministic, **config.decoding()}

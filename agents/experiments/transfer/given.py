@@ -85,8 +85,8 @@ def _read_run(folder: str, config: TransferConfig) -> TrainConfig:
     if "algo" not in raw or "env" not in raw or "rounds" in raw:
         kind = next((f", but {kind}" for name, kind in OTHER_KINDS.items() if name in raw), "")
         raise ValueError(f"{folder} is no run of rlhf train{kind}: give the folders of finished runs")
-    given: dict[str, Any] = {"env_kwargs": config.env_kwargs} if config.env_kwargs else {}
-    saved = TrainConfig.of_folder(path, TrainConfig(**given))
+    given = TrainConfig(env_kwargs=config.env_kwargs) if config.env_kwargs else TrainConfig()
+    saved = TrainConfig.of_folder(path, given)
     if not (path / REPORT).is_file() or not ((path / MODEL).is_dir() or find_bundle(path) is not None):
         raise ValueError(f"the run in {folder} is not finished: go on with rlhf train --resume {folder}")
     return saved
