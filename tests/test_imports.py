@@ -16,9 +16,10 @@ ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
     {"control_tokens", "files", "names", "words"},
-    {"datasets", "models", "rendering", "task_weights"},
+    {"datasets", "models", "overlap", "rendering", "task_weights"},
     {"curriculum", "dialogs", "episode_options", "feedback", "tokens"},
     {"chat_format", "rewards"},
+    {"pictures"},
     {"preferences", "prompts", "replies", "tasks"},
     {"action_masks", "finished"},
     {"contexts"},

@@ -11,6 +11,8 @@ import typer
 from pydantic import field_validator
 from rich.console import Console
 
+from rlhf_envs.models import resolve, split_label
+
 from ..saving.provenance import provenance
 from ..training.config import option
 from .options import Flags, add_command, argument, fail
@@ -180,7 +182,6 @@ def evaluate(config: EvalConfig) -> None:
 
 def _show_probes(console: Console, model: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print what `probe_reward` finds with the preferred texts: the chosen ones, or those rated above average."""
-    from rlhf_envs.models import resolve, split_label
     from rlhf_envs.rewards.ensemble import load_reward
     from rlhf_envs.rewards.probes import probe_reward
 

@@ -6,6 +6,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_envs.models import (
+    clear_errors,
+    first_line,
+    load_config,
+    local_folder,
+    model_errors,
+    no_progress_bars,
+    resolve,
+)
+from rlhf_envs.models.adapters import is_adapter_folder
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -23,8 +34,6 @@ def is_vision_config(config: PreTrainedConfig) -> bool:
 
 def is_vision_model(name: str) -> bool:
     """Return whether the model of this name reads pictures, by its configuration."""
-    from rlhf_envs.models import load_config
-
     return is_vision_config(load_config(name))
 
 
@@ -36,8 +45,6 @@ def load_processor(name: str) -> Any:
         ValueError: the model has none, or it reads no pictures.
     """
     from transformers import AutoProcessor
-
-    from rlhf_envs.models import first_line, local_folder, model_errors
 
     folder = local_folder(name)
     errors: tuple[type[Exception], ...] = (ImportError, *model_errors())
@@ -65,9 +72,6 @@ def load_vision_model(name: str, dtype: torch.dtype | None = None) -> PreTrained
     """
     import torch
     from transformers import AutoModelForImageTextToText
-
-    from rlhf_envs.models import clear_errors, load_config, no_progress_bars, resolve
-    from rlhf_envs.models.adapters import is_adapter_folder
 
     if is_adapter_folder(own := resolve(name)):
         raise ValueError(f"the model {name!r} is a folder of adapters: merge adapters of vision-language models first")

@@ -17,6 +17,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from rlhf_envs.models import no_progress_bars, resolve
+
 from .queries import disagreement, uncertainty
 
 __all__ = ["POLICIES", "Policy", "embed_texts", "fit_head", "fit_heads", "order_by_gain", "score_pairs"]
@@ -29,8 +31,6 @@ def embed_texts(texts: Sequence[str], model: str = "tiny-reward", batch_size: in
     """Return mean-pooled hidden states of a frozen model, of norm 1, (texts, d). Similar lengths share a batch."""
     import torch
     from transformers import AutoModel, AutoTokenizer
-
-    from rlhf_envs.models import no_progress_bars, resolve
 
     from .training import quiet_transformers
 

@@ -40,11 +40,10 @@ def labels_of(
 
 def check_criterion(store: FeedbackStore, criterion: str, kind: str) -> None:
     """Raise a ValueError unless a store asks a question about items of this kind that rates their completion."""
-    from rlhf_envs.feedback.criteria import derive, find_criterion
-    from rlhf_envs.feedback.questions import asked_about
+    from rlhf_envs.feedback import criteria, questions
 
-    derive([], [], find_criterion(store.versions(), criterion), "ratings")
-    asked = [question.name for question in asked_about(store.settings.questions, kind, 1)]
+    criteria.derive([], [], criteria.find_criterion(store.versions(), criterion), "ratings")
+    asked = [question.name for question in questions.asked_about(store.settings.questions, kind, 1)]
     if criterion not in asked:
         raise ValueError(
             f"criterion {criterion!r} is not asked about items of kind {kind!r} in {store.url}; "
