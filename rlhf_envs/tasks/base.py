@@ -304,7 +304,7 @@ def environment_rows(
 
     Of `others` only the task's own arguments count.
     """
-    task = load_task(task, **pick_arguments(task, others))
+    task = task if isinstance(task, Task) else load_task(task, **pick_arguments(task, others))
     if data is None:
         if columns:
             raise ValueError(f"columns={columns!r} renames columns of data=..., which is not given")

@@ -58,6 +58,7 @@ VERBS: dict[str, list[list[str]]] = {
     "generate": [[RUN, "a"], [BUNDLE, "a"], [MODEL, "a"]],
     "chat": [[RUN], [BUNDLE], [MODEL]],
     "compare": [["-f", COMPARISON, "--algos", "ppo"], ["--config", SETTINGS]],
+    "transfer": [[RUN, RUN], ["--config", SETTINGS]],
     "tune": [["--env", ID, "--settings", SETTINGS], ["--env", "rlhf/Prompts-v0", "--env-kwargs", f"reward:{MODEL}"]],
     "loop": [["--resume", LOOP]],
     "feedback add": [[RUN], [BUNDLE], ["tiny", "--env", ID, "--against", RUN], [MODEL]],
@@ -71,7 +72,7 @@ VERBS: dict[str, list[list[str]]] = {
     "sft": [[ROWS, "out", "--model", MODEL]],
 }
 # These read rows of data or a feedback store, and nothing that describes an environment or a model.
-OTHER_VERBS = {"envs", "algos", "rewards", "models"} | {
+OTHER_VERBS = {"envs new", "algos", "rewards", "models"} | {
     f"feedback {verb}"
     for verb in (
         *("account", "archive", "audit", "backup", "drop", "export", "import", "invite", "label", "panel", "restore"),
@@ -89,6 +90,7 @@ FUNCTIONS: dict[str, list[Callable[[dict[str, Path]], Any]]] = {
     "TrainConfig": [lambda at: TrainConfig.of_folder(at[RUN]), lambda at: prepare_resumed(at[RUN])],
     "LoopConfig": [lambda at: LoopConfig.of_folder(at[LOOP])],
     "compare": [lambda at: agents.compare(agents.CompareConfig(folder=str(at[COMPARISON])))],
+    "transfer": [lambda at: agents.transfer(agents.TransferConfig(runs=[str(at[RUN])] * 2))],
     "Chat": [lambda at, name=name: agents.Chat(at[name]) for name in (RUN, BUNDLE, MODEL)],
     "plot": [lambda at: agents.plot(at[RUN])],
     "make": [lambda at: agents.make("ppo", ID, model=str(at[MODEL]))],
@@ -109,7 +111,7 @@ OTHER_FUNCTIONS = {  # they write files, or take objects and names that the call
         "register",
         "run_loop",
     ),
-    *("save", "train"),
+    *("Transfer", "TransferConfig", "save", "train"),
 }
 
 

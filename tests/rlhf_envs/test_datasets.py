@@ -234,7 +234,7 @@ def test_a_line_of_200_mb_takes_little_memory(tmp_path: Path, name: str) -> None
 
 
 def test_a_missing_file_lists_the_bundled_samples() -> None:
-    with pytest.raises(FileNotFoundError, match="rated_snippets, sentiment"):
+    with pytest.raises(FileNotFoundError, match="rated_snippets, reasoning, sentiment"):
         load_rows("sentimental")
 
 

@@ -286,7 +286,7 @@ def test_a_tasks_metrics_are_in_the_last_info() -> None:
     ("arguments", "message"),
     [
         ({"reward": "token-bandit", "reward_fn": count_words}, "two rewards: give one"),
-        ({"reward": "kindness"}, "unknown reward 'kindness'; there are"),
+        ({"reward": "beauty"}, "unknown reward 'beauty'; there are"),
         ({"reward_fn": 3}, "reward_fn must be callable, got 3"),
         ({"data": []}, "the data: there are no rows"),
         ({"data": [{"prompt": "a"}, {"text": "a"}]}, r"row 1 of the data: no column 'prompt' \(it has: text\)"),

@@ -60,4 +60,4 @@ def test_help_groups_the_options_and_can_install_completion() -> None:
 def test_shells_complete_names_in_any_case() -> None:
     assert COMPLETIONS["algo"]("P") == ["ppo", "ppo_lagrangian"]
     assert "rlhf/Sentiment-v0" in COMPLETIONS["env"]("rlhf/S")
-    assert COMPLETIONS["model"]("ti") == ["tiny", "tiny-reward"]
+    assert COMPLETIONS["model"]("ti") == ["tiny", "tiny-reward", "tiny-vision"]

@@ -43,7 +43,11 @@ def test_every_argument_of_fine_tune_has_a_flag_with_its_default() -> None:
     fields = SFTConfig.model_fields
     assert {"columns" if name == "column" else name for name in fields} == set(parameters)
     for name, parameter in parameters.items():
-        if parameter.default is not inspect.Parameter.empty and name not in ("columns", "chat_template_kwargs"):
+        if parameter.default is not inspect.Parameter.empty and name not in (
+            "columns",
+            "chat_template_kwargs",
+            "env_kwargs",
+        ):
             assert fields[name].default == parameter.default, name
 
 

@@ -270,7 +270,7 @@ ASKED = (
 
 def test_own_questions_are_answered_by_the_scores_of_their_scorer(tmp_path: Path) -> None:
     with FeedbackStore(tmp_path / "feedback.db") as store:
-        store.update_settings(questions=ASKED)
+        store.update_settings(questions=ASKED, next_item="age")
         store.add_items([NewItem("pairwise", "p", ("x" * 5, "y")), NewItem("questions", "p", ("y", "x" * 9, "z" * 3))])
         shorter = lambda prompts, completions: [-float(len(text)) for text in completions]  # noqa: E731
         [ada] = simulated_crowd(by_length, 1, 0, scorers={"short": shorter})

@@ -168,8 +168,8 @@ def test_a_composition_that_overflows_is_named() -> None:
 
 
 def test_an_unknown_reward_lists_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"unknown reward 'kindness'; there are .*gold.*tiny-reward"):
-        get_reward("kindness")
+    with pytest.raises(ValueError, match=r"unknown reward 'beauty'; there are .*gold.*tiny-reward"):
+        get_reward("beauty")
 
 
 def test_a_registered_factory_is_called_once_and_a_registered_function_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
