@@ -28,6 +28,8 @@ def corpus_metrics(task: Task, completions: Sequence[Completion], seed: int = 0)
     Raises:
         ValueError: a metric has a taken name.
     """
+    if not any(one.has_corpus_metrics for one in (task, *task.subtasks.values())):
+        return {}
     draws = np.random.default_rng(seed).integers(len(completions), size=(N_RESAMPLES, len(completions)))
     samples = [np.arange(len(completions)), *draws]
     if not task.subtasks:
@@ -40,6 +42,8 @@ def corpus_metrics(task: Task, completions: Sequence[Completion], seed: int = 0)
             for key, values in _measure(one, completions, [sample[of[sample] == name] for sample in samples]).items()
         }
     check_metric_names(found)
+    if twice := sorted(found.keys() & {name for done in completions for name in done.metrics}):
+        raise ValueError(f"Task.metrics and Task.corpus_metrics both give {twice[0]!r}: rename one")
     return found
 
 
@@ -48,7 +52,7 @@ def _measure(task: Task, completions: Sequence[Completion], samples: Sequence[np
     if not len(samples[0]) or not task.has_corpus_metrics:
         return {}
     prompts, texts = [shown(done.asked) for done in completions], [said(done.answered) for done in completions]
-    names = sorted({name for done in completions for name in done.row} - {"prompt"})
+    names = sorted({name for i in samples[0] for name in completions[i].row} - {"prompt"})
     columns: dict[str, list[Any]] = {name: [done.row.get(name) for done in completions] for name in names}
     columns["log_probs"] = [float(done.log_probs.sum(dtype=float)) for done in completions]
     measured: list[Mapping[str, float]] = []

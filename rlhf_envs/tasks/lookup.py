@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,8 @@ from rlhf_envs.names import check_arguments, find_name, import_module, nearest
 from rlhf_envs.tasks.base import Task, load_task, own_arguments, pick_arguments
 
 __all__ = ["arguments_of", "check_environment", "demonstrations", "find_task", "task_of", "text_environments"]
+
+_WITH_MODULE = re.compile(r".+:[\w-]+/[\w-]+-v\d+")  # "module:id", and no file such as "C:/data/rows.jsonl"
 
 
 def text_environments() -> list[str]:
@@ -67,8 +70,7 @@ def find_task(name: str, **env_kwargs: Any) -> Task | None:
         ValueError: a module is named, and there is no such module or environment.
         TypeError: the task takes no such argument.
     """
-    module, _, env_id = name.rpartition(":")
-    if module and "/" in env_id:
+    if _WITH_MODULE.fullmatch(name):
         name = check_environment(name)
     elif name not in text_environments():
         return None

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import agents
-from agents.evaluation.corpus import corpus_estimate
+from agents.evaluation.corpus import corpus_estimate, corpus_metrics
 from agents.training.early_stopping import EarlyStopping
 from rlhf_envs import Task, register_task
 from rlhf_envs.tasks.increasing_numbers import IncreasingNumbers
+from rlhf_envs.text_env import TextGenerationEnv
 
 ENV = "test/Spread-v0"
 
@@ -75,3 +77,40 @@ def test_a_task_without_such_metrics_is_never_asked() -> None:
     assert not Task().has_corpus_metrics
     assert Spread().has_corpus_metrics
     assert Spread().metric_names([{"prompt": "1"}])[-2:] == ["spread", "nothing"]
+
+
+class Twice(Spread):
+    """Give one name to two metrics."""
+
+    def metrics(
+        self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
+    ) -> dict[str, list[float]]:  # type: ignore[override]
+        return {"spread": [0.0] * len(completions)}
+
+
+def test_a_name_of_two_metrics_is_refused() -> None:
+    env = TextGenerationEnv(Twice)
+    agent = agents.make("ppo", agents.make_vec_env(ENV, n_envs=2), seed=0)
+    with pytest.raises(ValueError, match=r"both give 'spread': rename one"):
+        agents.evaluate(agent, env, 4)
+
+
+def test_a_task_of_a_mixture_gets_its_own_columns_alone() -> None:
+    seen: list[set[str]] = []
+
+    class Columns(Spread):
+        def corpus_metrics(
+            self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
+        ) -> dict[str, float]:
+            seen.append({*columns})
+            return {"n": float(len(prompts))}
+
+    def done(task: str, **row: Any) -> Any:
+        return SimpleNamespace(asked="p", answered="c", row={"task": task, **row}, log_probs=np.zeros(1), metrics={})
+
+    mixture = SimpleNamespace(subtasks={"a": Columns(), "b": Task()}, has_corpus_metrics=False)
+    rows = [done("a", label=1), done("b", other=2), done("a", label=3)]
+    found = corpus_metrics(mixture, rows)  # type: ignore[arg-type]
+    assert found["a/n"][0] == 2
+    assert {*found} == {"a/n"}
+    assert seen[0] == {"label", "task", "log_probs"}

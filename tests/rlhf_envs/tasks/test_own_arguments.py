@@ -106,3 +106,8 @@ def test_a_bundle_remakes_its_environment_with_them(tmp_path: Any) -> None:
     agent = agents.make("reinforce", agents.make_vec_env(ENV, 2, level="hard"))
     agents.save(agent, tmp_path / "agent")
     assert agents.load(tmp_path / "agent").get_env().env.rows == [{"prompt": "hard"}]
+
+
+@pytest.mark.parametrize("path", ["C:/data/rows.jsonl", "D:\\rows/a.csv", "s3:bucket/rows.jsonl", "rows.jsonl"])
+def test_a_file_with_a_colon_is_no_environment(path: str) -> None:
+    assert find_task(path) is None
