@@ -20,7 +20,11 @@ SAMPLES = sorted(path.name for path in (FOLDER / "data").glob("*.jsonl.gz"))
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_sample_has_its_rows_source_and_rights_written_down(name: str) -> None:
     (section,) = (text for text in SECTIONS if f"`data/{name}`" in text.splitlines()[0])
-    assert "- **Source:**" in section and re.search(r"- \*\*(Licence|Rights):\*\*", section) and "- **How drawn:**" in section
+    assert (
+        "- **Source:**" in section
+        and re.search(r"- \*\*(Licence|Rights):\*\*", section)
+        and "- **How drawn:**" in section
+    )
     with gzip.open(FOLDER / "data" / name, "rt", encoding="utf-8") as lines:
         splits = Counter(json.loads(line)["split"] for line in lines)
     numbers = set(re.findall(r"\d+(?:,\d{3})*", section))
