@@ -21,7 +21,7 @@ import agents
 from agents.cli import app
 from agents.registry import available, get_algorithm
 from agents.registry import describe as describe_algorithm
-from agents.training.hyperparams import default_hyperparams
+from agents.training.hyperparams import default_hyperparams, parse_yaml
 from rlhf_envs.registration import describe, text_environments
 from rlhf_envs.tasks.results import describe_result
 
@@ -32,6 +32,7 @@ COPIES = {
     "contributing.md": "CONTRIBUTING.md",
     "benchmarks.md": "benchmarks/RESULTS.md",
 }
+PLANS = parse_yaml((ROOT / "benchmarks" / "tasks" / "plans.yml").read_text(encoding="utf-8"))
 TABLE = "*A table of all of them stands here on the built site (`mkdocs serve`).*"
 CLASS_ONLY = "    options:\n      members: false\n      show_root_heading: false\n      show_root_toc_entry: false\n"
 
@@ -61,6 +62,23 @@ def play(env: gym.Env[Any, Any], seed: int) -> tuple[str, str, float, str]:
     while not terminated:
         _, reward, terminated, _, info = env.step(env.action_space.sample())
     return info["prompt"], info["completion"], float(reward), info["finish_reason"]
+
+
+def commands_of(env_id: str) -> str:
+    """Return the commands that `python -m benchmarks.tasks` measures an environment with, as a section; "" if none."""
+
+    def command(*words: str, flags: dict[str, Any]) -> str:
+        return " ".join([*words, *(f"--{name} {value}" for name, value in flags.items())])
+
+    if env_id not in PLANS:
+        return ""
+    plan = PLANS[env_id]
+    lines, start = [f"python -m benchmarks.tasks {env_id}   # all seeds; one by hand:"], []
+    if "sft" in plan:
+        lines.append(command("rlhf sft", env_id, "start", flags=plan["sft"]))
+        start = ["--model start"]
+    lines.append(command("rlhf train --env", env_id, "--algo", plan["algo"], *start, flags=plan["train"]))
+    return "\n".join(["## How it is measured\n\n```bash", *lines, "```\n\n"])
 
 
 def document_environment(env_id: str) -> str:
@@ -95,7 +113,7 @@ def document_environment(env_id: str) -> str:
 
 ::: {module}.{name}
 {CLASS_ONLY}
-## Episodes before training
+{commands_of(env_id)}## Episodes before training
 
 {sampled}
 

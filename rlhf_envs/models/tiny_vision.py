@@ -4,7 +4,7 @@ A CLIP-shaped encoder of three blocks turns a picture of 48 x 48 pixels into 36 
 embeddings, and they stand in the context in the place of 36 tokens `<image>`. The vocabulary is that of "tiny" and this
 token.
 
-The model is put together once, in the user's cache. `scripts/train_tiny_vision.py` trains the encoder, the projector
+The model is put together once, in the user's cache. `scripts/models/tiny_vision.py` trains the encoder, the projector
 and the last two blocks of the decoder; the file `tiny-vision/trained.safetensors` beside this module has what it
 learned. Without that file the encoder is a fresh one, and a warning says so.
 """
@@ -58,7 +58,7 @@ def _weights_hash() -> str:
     if not content:
         logger.warning(
             "'tiny-vision' has not been trained: its encoder is fresh and sees nothing yet. Teach it, rlhf sft "
-            "rlhf/ImageQA-v0 start --model tiny-vision, or run python -m scripts.train_tiny_vision in the repository"
+            "rlhf/ImageQA-v0 start --model tiny-vision, or run python -m scripts.models.tiny_vision in the repository"
         )
     return hashlib.sha1(repr((FORM, ENCODER)).encode() + content, usedforsecurity=False).hexdigest()[:12]
 
@@ -108,7 +108,7 @@ def build_tiny_vision(trained: Path | None = None, seed: int = 0) -> Any:
         found = {name: weight.float() for name, weight in load_file(trained).items()}
         strange = model.load_state_dict(found, strict=False).unexpected_keys
         if strange or {name for name, _ in model.named_parameters() if learns(name)} != set(found):
-            raise ValueError(f"{trained} does not hold what tiny-vision learns: run scripts/train_tiny_vision.py again")
+            raise ValueError(f"{trained} does not hold what tiny-vision learns: run scripts/models/tiny_vision.py again")
     return model
 
 

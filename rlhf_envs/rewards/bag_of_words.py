@@ -115,7 +115,7 @@ class BagOfWords(Reward):
         for file in ("weights.npz", "vocabulary.json"):
             if not (folder / file).is_file():
                 raise FileNotFoundError(
-                    f"{folder} holds no judge: {file} is missing (scripts/make_gold_bow.py makes it)"
+                    f"{folder} holds no judge: {file} is missing (scripts/models/gold_bow.py makes it)"
                 )
         vocabulary = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         with np.load(folder / "weights.npz", allow_pickle=False) as weights:

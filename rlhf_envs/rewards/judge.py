@@ -164,7 +164,7 @@ class GoldJudge(Reward):
         """
         folder = Path(resolve(name))
         if not (folder / "judge.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no judge: judge.json is missing (scripts/make_gold.py makes it)")
+            raise FileNotFoundError(f"{folder} holds no judge: judge.json is missing (scripts/models/gold.py makes it)")
         language = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
         weights = [language["weights"][feature] for feature in FEATURES]
         meaning = BagOfWords.load(str(folder / "meaning"))

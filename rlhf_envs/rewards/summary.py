@@ -1,7 +1,7 @@
 """Score one-line summaries by a preference model that learned from the synopses of Debian packages.
 
 It is a Bradley-Terry model (Bradley and Terry, 1952), linear in the features of `summary_features`, their squares and
-their products. `scripts/make_summary_reward.py` fits it. NumPy alone scores it. Unlike a neural reward model it is
+their products. `scripts/models/summary_reward.py` fits it. NumPy alone scores it. Unlike a neural reward model it is
 small and fast; it knows words, not meanings, and English alone.
 """
 

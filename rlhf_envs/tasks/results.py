@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "describe_result", "read_results", "results_table"]
+__all__ = ["RESULTS", "describe_result", "gain_of", "read_results", "results_table"]
 
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -16,13 +16,17 @@ def read_results() -> dict[str, dict[str, Any]]:
     return dict(json.loads(RESULTS.read_text(encoding="utf-8")))
 
 
+def gain_of(found: dict[str, Any]) -> str:
+    """Return a result's gain with its standard error, such as "+0.119 ± 0.009"; one seed has no error."""
+    return f"{found['gain']:+.3f}" + ("" if found["sem"] is None else f" ± {found['sem']:.3f}")
+
+
 def describe_result(env_id: str) -> str:
     """Return the metric before and after, such as "brier 0.210 -> 0.120, -0.090 ± 0.004"; "" if not measured."""
     found = read_results().get(env_id)
     if found is None:
         return ""
-    error = "" if found["sem"] is None else f" ± {found['sem']:.3f}"
-    return f"{found['metric']} {found['before']:.3f} -> {found['after']:.3f}, {found['gain']:+.3f}{error}"
+    return f"{found['metric']} {found['before']:.3f} -> {found['after']:.3f}, {gain_of(found)}"
 
 
 def results_table() -> str:
@@ -32,9 +36,7 @@ def results_table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for env_id, found in sorted(read_results().items()):
-        error = "" if found["sem"] is None else f" ± {found['sem']:.3f}"
         how = f"{found['algo']}, {found['model']}, {found['n_timesteps']:,} tokens, {found['seeds']} seeds"
         start = f"{found['before']:.3f}{' (SFT)' if found['start'] == 'sft' else ''}"
-        gain = f"{found['gain']:+.3f}{error}"
-        lines.append(f"| `{env_id}` | {found['metric']} | {start} | {found['after']:.3f} | {gain} | {how} |")
+        lines.append(f"| `{env_id}` | {found['metric']} | {start} | {found['after']:.3f} | {gain_of(found)} | {how} |")
     return "\n".join(lines)

@@ -34,6 +34,13 @@ def test_the_readme_has_the_table_of_results() -> None:
     assert results_table() in readme
 
 
+def test_the_readme_and_the_docs_make_the_start_as_it_is_measured() -> None:
+    plan = PLANS["rlhf/SpamFilter-v0"]
+    command = " ".join(["rlhf sft rlhf/SpamFilter-v0 start", *tasks.as_flags(plan["sft"])])
+    for page in ("README.md", "docs/environments/index.md"):
+        assert f"\n{command}\n" in (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+
+
 def test_flags_repeat_lists_and_leave_true_alone() -> None:
     assert tasks.as_flags({"params": ["a:1", "b:2"], "chat": True}) == ["--params", "a:1", "--params", "b:2", "--chat"]
 

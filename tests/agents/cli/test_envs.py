@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from agents.cli import app
 from rlhf_envs.registration import ENVIRONMENTS
+from rlhf_envs.tasks.results import gain_of, read_results
 
 
 def rlhf(*arguments: str) -> str:
@@ -20,6 +21,13 @@ def rlhf(*arguments: str) -> str:
 def test_the_list_has_every_environment() -> None:
     listed = rlhf("envs")
     assert all(env_id in listed for env_id in ENVIRONMENTS)
+
+
+def test_what_was_measured_is_whole_in_a_terminal_of_80_columns() -> None:
+    lines = CliRunner().invoke(app, ["envs"], env={"COLUMNS": "80"}).output.splitlines()
+    for env_id, found in read_results().items():
+        (line,) = (line for line in lines if line.split()[:2] == [env_id, found["metric"]])
+        assert line.split()[2:] == f"{found['before']:.3f} {gain_of(found)}".split()
 
 
 def test_a_new_task_passes_its_test_and_trains(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""Draw texts of language models and of agents that were trained without a KL penalty, for `scripts/make_gold.py`.
+"""Draw texts of language models and of agents that were trained without a KL penalty, for `scripts/models/gold.py`.
 
-    python scripts/make_gold_samples.py samples.jsonl
+    python -m scripts.models.gold_samples samples.jsonl
 
-`make_gold.py` draws them by itself; a file lets several fits share them. Each line has a text (a prompt and its
-completion), its kind and its split: prompts of a split are completed for that split only. The judge is fitted to some
-kinds and tested on all of them. Takes about 20 minutes on one core.
+`scripts/models/gold.py` draws them by itself; a file lets several fits share them. Each line has a text (a prompt and
+its completion), its kind and its split: prompts of a split are completed for that split only. The judge is fitted to
+some kinds and tested on all of them. Takes about 20 minutes on one core.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Take every kind of feedback to Label Studio and back, in the program itself, and print what went both ways.
 
-    python scripts/check_label_studio.py [--venv FOLDER]
+    python -m scripts.checks.label_studio_program [--venv FOLDER]
 
 It installs Label Studio into an environment of its own (from PyPI, once; `--venv` keeps it), starts it on loopback with
 SQLite in a temporary folder, and for each kind of feedback: exports a store as tasks with the labeling interface, makes

@@ -1,6 +1,6 @@
 """Fit "summary-reward", the embedded preference model of one-line summaries, on Debian's package descriptions.
 
-    python -m scripts.make_summary_reward Translation-en
+    python -m scripts.models.summary_reward Translation-en
 
 `scripts/datasets/debian.py` says where the file comes from. A pair is a maintainer's synopsis and something else for
 the same description: another package's synopsis, a part of the description, or a damaged synopsis. The descriptions
@@ -27,7 +27,7 @@ from rlhf_envs.rewards.summary import FOLDER, SummaryReward, expand, summary_fea
 from scripts.datasets.debian import Row, read_paragraphs, read_rows
 from scripts.datasets.writing import letters
 
-TARGET = Path(__file__).resolve().parents[1] / "rlhf_envs/models" / FOLDER
+TARGET = Path(__file__).resolve().parents[2] / "rlhf_envs/models" / FOLDER
 HELD_OUT = 1000  # pairs' packages that only test the fit
 MIN_DF = 5  # descriptions that a word of the idf table is in
 

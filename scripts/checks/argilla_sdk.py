@@ -1,6 +1,6 @@
 """Take every kind of feedback to Argilla's records and back, with Argilla's SDK itself, and print what went both ways.
 
-    python scripts/check_argilla.py [--venv FOLDER]
+    python -m scripts.checks.argilla_sdk [--venv FOLDER]
 
 It installs the SDK into an environment of its own (from PyPI, once; `--venv` keeps it). For each kind of feedback it
 exports a store as Argilla's table, and the SDK makes `rg.Record`s of the rows, as the guide "Files of feedback" does

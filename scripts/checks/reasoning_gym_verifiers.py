@@ -1,6 +1,6 @@
 """Try the verifiers of reasoning-gym: what do answers get that know nothing?
 
-    python -m scripts.check_reasoning_gym
+    python -m scripts.checks.reasoning_gym_verifiers
 
 For every dataset, with the package's default configuration, 16 questions (--rows) are answered with constants, answers
 of other questions and near misses, and with the right answer in a sentence. It prints a table of the datasets in which
