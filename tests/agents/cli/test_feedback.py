@@ -426,7 +426,10 @@ def test_what_commands_add_is_in_the_audit(tmp_path: Path) -> None:
     with FeedbackStore("other.db") as store:
         (imported,) = store.audit()
     assert {entry.actor.endswith(" (command line)") for entry in (generated, added, imported)} == {True}
-    assert (added.action, added.after) == ("import", {"file": "rows.jsonl", "items": 1, "judgements": 0, "not taken": 0})
+    assert (added.action, added.after) == (
+        "import",
+        {"file": "rows.jsonl", "items": 1, "judgements": 0, "not taken": 0},
+    )
     assert (generated.action, generated.after) == ("add", {"source": "tiny", "items": items})
     counts = {"items": 1, "judgements": 0, "final answers": 1, "not taken": 1}
     assert imported.after == {"file": "moved.jsonl", **counts, "settings": ["guidelines"]}
