@@ -109,7 +109,7 @@ def list_withdrawals(store: FeedbackStore) -> list[Withdrawal]:
 
 
 def answers_of(store: FeedbackStore, name: str) -> list[dict[str, Any]]:
-    """Return all that a person answered, as plain values: judgements, also those taken back, training, final answers."""
+    """Return all that a person answered as plain values: judgements (also undone ones), training, final answers."""
     answer = (judgements.c[name] for name in ("value", "answers", "seconds", "comment", "created", "undone"))
     shown = (items.c.id.label("item"), items.c.kind, items.c.prompt, items.c.completions)
     trained = (
