@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal
 
 import typer
 
+from rlhf_envs.feedback.formats.names import ImportFormat
+
 from ...training.config import Pairs, option
 from ...training.data_flags import ChatFlags, ChatOptions
 from ..options import argument, fail
@@ -67,19 +69,7 @@ class ImportConfig(StoreConfig):
     """Hold the flags of `rlhf feedback import`."""
 
     file: str = argument("File to read (jsonl, json, csv, tsv; .gz too).")
-    format: Literal[
-        "auto",
-        "items",
-        "preference",
-        "kto",
-        "ratings",
-        "argilla",
-        "label-studio",
-        "potato",
-        "shp",
-        "ultrafeedback",
-        "oasst",
-    ] = option("auto", "Format. auto tells it by the columns.")
+    format: Literal["auto", ImportFormat] = option("auto", "Format. auto tells it by the columns.")
     kind: Kind | None = option(None, "What to ask about rows without judgements, or what --question asked.")
     question: str | None = option(None, "Question of Argilla's records to read, where they answer several.")
     annotator: str = option("import", "Who judged, where a row does not say.")
