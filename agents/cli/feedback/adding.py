@@ -7,10 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import typer
 
+from rlhf_envs.feedback.formats.names import ImportFormat
+
 from ...training.config import Pairs, option
 from ...training.data_flags import ChatFlags, ChatOptions
 from ..options import argument, fail
-from .common import Kind, StoreConfig, open_store
+from .common import Kind, StoreConfig, actor, open_store
 
 __all__ = ["AddConfig", "ImportConfig", "add", "import_"]
 
@@ -58,6 +60,7 @@ def add(config: AddConfig) -> None:
     items, same = generate_items(**config.model_dump(exclude={"store", "gold", *ChatOptions.model_fields}))
     with open_store(config.store, create=True) as store:
         store.add_items(items)
+        store.log(actor(), "add", after={"source": config.source, "items": len(items)})
     left_out = f"; {same} prompts left out, whose completions are all the same" if same else ""
     typer.echo(f"{config.store}: {len(items)} questions added{left_out}")
 
@@ -66,19 +69,7 @@ class ImportConfig(StoreConfig):
     """Hold the flags of `rlhf feedback import`."""
 
     file: str = argument("File to read (jsonl, json, csv, tsv; .gz too).")
-    format: Literal[
-        "auto",
-        "items",
-        "preference",
-        "kto",
-        "ratings",
-        "argilla",
-        "label-studio",
-        "potato",
-        "shp",
-        "ultrafeedback",
-        "oasst",
-    ] = option("auto", "Format. auto tells it by the columns.")
+    format: Literal["auto", ImportFormat] = option("auto", "Format. auto tells it by the columns.")
     kind: Kind | None = option(None, "What to ask about rows without judgements, or what --question asked.")
     question: str | None = option(None, "Question of Argilla's records to read, where they answer several.")
     annotator: str = option("import", "Who judged, where a row does not say.")
@@ -108,6 +99,7 @@ def _import_file(url: str, file: str, **settings: Any) -> None:
         from rlhf_envs.feedback.formats.importing import import_file
 
         done = import_file(store, file, **settings)
+        store.log(actor(), "import", after=done.in_audit(Path(file).name))
     kinds = ", ".join(f"{n} {kind}" for kind, n in done.kinds.items())
     which = f" ({kinds})" if len(done.kinds) > 1 else ""
     others = [f"{n} new {what}" for n, what in ((done.finals, "final answers"), (done.suggestions, "suggestions")) if n]

@@ -19,6 +19,7 @@ from rlhf_envs.datasets.messages import is_role_lines
 from rlhf_envs.feedback import web
 from rlhf_envs.feedback.criteria import read_criterion
 from rlhf_envs.feedback.formats.exporting import Export, export_file, labeling_interface
+from rlhf_envs.feedback.formats.names import ExportFormat
 from rlhf_envs.feedback.quality import CANNOT_TELL, find_suspects
 
 from ...training.config import Part, option
@@ -64,7 +65,7 @@ class ExportConfig(StoreConfig):
         "File to write: .jsonl, for Argilla and Label Studio .csv, for tasks of Label Studio .json; .gz too. - writes "
         "to standard output."
     )
-    format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio", "potato"] = option(
+    format: ExportFormat = option(
         "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio, potato."
     )
     how: Literal["each", "majority", "soft", "adjudicated", "dawid_skene"] = option(

@@ -6,13 +6,14 @@ import base64
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ...files import replace_file
 from ..criteria import derive, find_criterion, form_for
 from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings, Suggestion
 from ..settings_file import as_plain
 from .label_studio import label_studio_config
+from .names import ExportFormat
 from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks, potato_rows
 from .trainer_rows import HOW as VOTES
 from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
@@ -42,7 +43,7 @@ Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
 HOW = (*VOTES, "adjudicated")
-FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio", "potato")
+FORMATS: tuple[str, ...] = get_args(ExportFormat)
 _TABLES = ("argilla", "label-studio", "potato")  # of other programs: these count what they cannot hold themselves
 _EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 

@@ -62,6 +62,14 @@ class Import:
     finals: int = 0
     suggestions: int = 0
 
+    def in_audit(self, file: str) -> dict[str, Any]:
+        """Return what the audit keeps of the import of a file of this name: the counts, and the settings it changed."""
+        counts = {"items": self.items, "judgements": self.judgements}
+        counts |= {"final answers": self.finals} if self.finals else {}
+        counts |= {"suggestions": self.suggestions} if self.suggestions else {}
+        settings = {"settings": list(self.settings)} if self.settings else {}
+        return {"file": file, **counts, "not taken": len(self.bad), **settings}
+
 
 def import_file(
     store: FeedbackStore,

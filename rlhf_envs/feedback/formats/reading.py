@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from ...datasets.messages import (
     CONVERSATIONS,
@@ -29,6 +29,7 @@ from .csv_cells import Answer, moment, number, parse_list, truth, whole
 from .entries import Entry, Reading
 from .finals import check_past, read_final, read_suggestions
 from .label_studio import read_label_studio_row
+from .names import ImportFormat
 from .pictures import take_pictures
 from .potato import read_potato_row
 from .published import oasst_rows, shp_row, ultrafeedback_row
@@ -36,18 +37,7 @@ from .ties import pairs_of_ties
 
 __all__ = ["EXPECTED_ANSWERS", "FORMATS", "read_entries"]
 
-FORMATS = (
-    "items",
-    "preference",
-    "kto",
-    "ratings",
-    "argilla",
-    "label-studio",
-    "potato",
-    "shp",
-    "ultrafeedback",
-    "oasst",
-)
+FORMATS: tuple[str, ...] = get_args(ImportFormat)
 
 _ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority", "max_overlap")
 EXPECTED_ANSWERS = "expected_answers"  # the column of a gold question, for the project's own questions

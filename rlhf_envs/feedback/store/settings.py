@@ -42,7 +42,8 @@ class StoredSettings(Scores):
         """Map the number of each version of what was asked to its settings, oldest first.
 
         A change of the questions, the wording, the scale or the harms begins a new version as soon as an item has been
-        lent. What versions do not hold, such as the guidelines, is as at present.
+        lent, or somebody has answered the training or given a final answer. What versions do not hold, such as the
+        guidelines, is as at present.
         """
         with self._database.read() as connection:
             return read_versions(connection, read_settings(connection))

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from ..records import ASKED_SETTINGS, Settings
 from ..settings_file import as_plain, read_stored_setting
-from .schema import tasks, versions
+from .schema import adjudications, tasks, training_answers, versions
 
 __all__ = [
     "asked_in",
@@ -71,7 +71,7 @@ def record_change(connection: sa.Connection, before: Settings, after: Settings, 
     version = current_version(connection)
     row = {"created": now, "asked": _asked(after)}
     has_row = connection.execute(sa.select(versions.c.id).where(versions.c.id == version)).first() is not None
-    if connection.execute(sa.select(tasks.c.id).limit(1)).first() is not None:
+    if _was_asked(connection):
         if not has_row:
             connection.execute(sa.insert(versions).values(id=version, created=now, asked=_asked(before)))
         connection.execute(sa.insert(versions).values(id=version + 1, **row))
@@ -83,9 +83,9 @@ def write_versions(connection: sa.Connection, known: Mapping[int, Settings], now
     """Write the versions of another store, for a store that takes its items over.
 
     Raises:
-        ValueError: an item was lent already, so there are answers to other versions.
+        ValueError: somebody was asked already, so there are answers to other versions.
     """
-    if connection.execute(sa.select(tasks.c.id).limit(1)).first() is not None:
+    if _was_asked(connection):
         raise ValueError("somebody was asked already: versions are taken over by a new store only")
     connection.execute(sa.delete(versions))
     rows = [{"id": number, "created": now, "asked": _asked(settings)} for number, settings in known.items()]
@@ -95,6 +95,12 @@ def write_versions(connection: sa.Connection, known: Mapping[int, Settings], now
 def same_questions(one: Settings, other: Settings) -> bool:
     """Return whether two settings ask the same in the same words."""
     return all(getattr(one, name) == getattr(other, name) for name in ASKED_SETTINGS)
+
+
+def _was_asked(connection: sa.Connection) -> bool:
+    """Return whether an item was lent, or somebody has answered the training or given a final answer."""
+    firsts = (sa.select(column).limit(1) for column in (tasks.c.id, training_answers.c.id, adjudications.c.item_id))
+    return any(connection.execute(query).first() is not None for query in firsts)
 
 
 def _asked(settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,6 +30,7 @@ from .schema import (
     training_answers,
     withdrawals,
 )
+from .schema import settings as settings_table
 from .store import FeedbackStore
 
 __all__ = ["Withdrawal", "answers_of", "list_withdrawals", "person_mark", "withdraw_person"]
@@ -84,6 +86,9 @@ def withdraw_person(store: FeedbackStore, name: str, *, by: str | None = None) -
         connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person.id))
         connection.execute(sa.delete(invitations).where(invitations.c.annotator_id == person.id))
         account: dict[str, Any] = {"active": False, "withdrawn": now, "password_hash": None}
+        if name in settings.adjudicators:
+            left = [other for other in settings.adjudicators if other != name]
+            connection.execute(sa.update(settings_table).filter_by(name="adjudicators").values(value=left))
         if deletes:
             account["name"] = _delete_traces(connection, person.id, name)
         connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(account))
@@ -104,12 +109,13 @@ def list_withdrawals(store: FeedbackStore) -> list[Withdrawal]:
 
 
 def answers_of(store: FeedbackStore, name: str) -> list[dict[str, Any]]:
-    """Return all that a person answered, as plain values: judgements, also those taken back, then the training."""
+    """Return all that a person answered as plain values: judgements (also undone ones), training, final answers."""
     answer = (judgements.c[name] for name in ("value", "answers", "seconds", "comment", "created", "undone"))
     shown = (items.c.id.label("item"), items.c.kind, items.c.prompt, items.c.completions)
     trained = (
         training_answers.c[column] for column in ("attempt", "value", "answers", "is_right", "seconds", "created")
     )
+    final = (adjudications.c[name] for name in ("value", "answers", "comment", "created"))
     queries = {
         "judgement": sa.select(*shown, *answer)
         .select_from(judgements.join(items, judgements.c.item_id == items.c.id).join(annotators))
@@ -117,6 +123,9 @@ def answers_of(store: FeedbackStore, name: str) -> list[dict[str, Any]]:
         "training": sa.select(*shown, *trained)
         .select_from(training_answers.join(items, training_answers.c.item_id == items.c.id).join(annotators))
         .order_by(training_answers.c.id),
+        "final answer": sa.select(*shown, *final)
+        .select_from(adjudications.join(items, adjudications.c.item_id == items.c.id).join(annotators))
+        .order_by(adjudications.c.item_id),
     }
     with store._database.read() as connection:
         return [
@@ -174,11 +183,13 @@ def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:
 
     The audit keeps that something was changed, without the answers.
     """
-    known_as = f"withdrawn-{person}"
+    known_as = _free_name(connection, person)
     _forget_finals(connection, name)
+    _forget_choices(connection)
     about = sa.update(audit).where(audit.c.annotator == name)
     connection.execute(about.values(annotator=known_as, before=None, after=None, reason=""))
     connection.execute(sa.update(audit).where(audit.c.actor == name).values(actor=known_as))
+    connection.execute(sa.update(withdrawals).where(withdrawals.c.by == name).values(by=known_as))
     for table in (training_answers, readings):
         connection.execute(sa.delete(table).where(table.c.annotator_id == person))
     theirs = panelists.c.annotator_id == person
@@ -187,6 +198,23 @@ def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:
         blank: dict[str, Any] = {"person": person_mark(identifier), "parameters": {}, "screening": None}
         connection.execute(sa.update(panelists).where(theirs).values(blank))
     return known_as
+
+
+def _free_name(connection: sa.Connection, person: int) -> str:
+    """Return a new name that says nothing of the person, and that nobody has taken."""
+    names = itertools.chain([f"withdrawn-{person}"], (f"withdrawn-{person}-{n}" for n in itertools.count(2)))
+    taken = sa.select(annotators.c.id)
+    return next(name for name in names if connection.execute(taken.where(annotators.c.name == name)).first() is None)
+
+
+def _forget_choices(connection: sa.Connection) -> None:
+    """Delete from the audit who was chosen as an adjudicator, which changes of the settings name."""
+    query = sa.select(audit.c.id, audit.c.after).where(audit.c.action == "settings").order_by(audit.c.id)
+    for row in connection.execute(query).all():
+        lines = row.after if isinstance(row.after, list) else []
+        after = ["adjudicators: changed" if line.startswith("adjudicators: ") else line for line in lines]
+        if after != lines:
+            connection.execute(sa.update(audit).where(audit.c.id == row.id).values(after=after))
 
 
 def _forget_finals(connection: sa.Connection, name: str) -> None:

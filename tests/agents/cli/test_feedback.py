@@ -337,7 +337,7 @@ def test_a_person_is_withdrawn_and_their_labels_leave_the_export() -> None:
         output = done("account", "ada", "withdraw", "--yes")
         assert "1 answers and skips of 'ada' are out, kept" in output
         assert store.judgements() == []
-        (entry,) = store.audit()
+        entry, _ = store.audit()  # the other is of the import
         assert (entry.action, entry.annotator) == ("withdraw person", "ada")
         assert entry.after == {"labels": "kept", "answers": 1}
     assert "0 rows" in done("export", "out.jsonl")
@@ -411,6 +411,28 @@ def test_a_password_is_reset_and_an_account_switched_off() -> None:
         told = [(entry.action, entry.annotator) for entry in store.audit()]
         assert told == [("switch on", "ada"), ("switch off", "ada"), ("link to reset the password", "ada")]
         assert {entry.actor.endswith(" (command line)") for entry in store.audit()} == {True}
+
+
+def test_what_commands_add_is_in_the_audit(tmp_path: Path) -> None:
+    row = {"prompt": "p", "completions": ["a", "b"]}
+    done("add", write("rows.jsonl", row))
+    final = {"value": {"choice": 0, "strength": 1}, "by": "ada"}
+    moved = {**row, "kind": "pairwise", "prompt": "q", "final": final, "store_settings": {"guidelines": "Read."}}
+    done("import", str(tmp_path / write("moved.jsonl", moved, {"prompt": 7})), "--store", "other.db")
+    done("add", "tiny", "--env", "rlhf/Sentiment-v0", "-n", "2", *SHORT)
+    with FeedbackStore("feedback.db") as store:
+        generated, added = store.audit()
+        items = len(store.items()) - 1
+    with FeedbackStore("other.db") as store:
+        (imported,) = store.audit()
+    assert {entry.actor.endswith(" (command line)") for entry in (generated, added, imported)} == {True}
+    assert (added.action, added.after) == (
+        "import",
+        {"file": "rows.jsonl", "items": 1, "judgements": 0, "not taken": 0},
+    )
+    assert (generated.action, generated.after) == ("add", {"source": "tiny", "items": items})
+    counts = {"items": 1, "judgements": 0, "final answers": 1, "not taken": 1}
+    assert imported.after == {"file": "moved.jsonl", **counts, "settings": ["guidelines"]}
 
 
 def test_settings_that_a_command_changes_are_in_the_audit_without_the_secret() -> None:

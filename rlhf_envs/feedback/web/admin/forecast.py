@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Form, Request
@@ -163,12 +164,21 @@ def _work(pipe: Connection, forecaster: Forecaster, items: list[Any], judgements
     """Make a forecast in a process of its own, and send the number of each fit, and the forecast or what is wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's, which ends this process
     os.nice(10)  # people who label come first
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         found = forecaster(items, judgements, target, on_fit=lambda number, of: pipe.send((number, of)))
     except (ValueError, ImportError) as error:
         pipe.send(str(error))
     else:
         pipe.send(found)
+
+
+def _end_with_parent() -> None:
+    """End this process when the server has ended. multiprocessing does so only if the server leaves by `sys.exit`."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for([parent.sentinel])
+    os._exit(1)
 
 
 class Progress(BaseModel):

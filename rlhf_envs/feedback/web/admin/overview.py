@@ -13,6 +13,7 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...formats.exporting import FORMATS, HOW, Export, export_file
+from ...formats.names import ExportFormat
 from ...records import Settings
 from ...store.store import FeedbackStore
 from ..api import Scale, SettingsOut
@@ -30,7 +31,7 @@ pages = APIRouter(prefix="/admin")
 api = APIRouter(tags=["admin"])
 
 Role = Literal["annotator", "admin"]
-Format = Annotated[Literal[FORMATS], Query(description="see rlhf_envs.feedback.formats.exporting")]  # type: ignore[valid-type]
+Format = Annotated[ExportFormat, Query(description="see rlhf_envs.feedback.formats.exporting")]
 How = Annotated[Literal[HOW], Query(description="for preference and ratings")]  # type: ignore[valid-type]
 
 

@@ -166,8 +166,7 @@ def quarantine(request: Request, admin: Admin, token: str) -> Response:
 
 def _import(request: Request, store: FeedbackStore, upload: _Upload, token: str) -> Response:
     done = import_file(store, upload.path, quarantine=upload.quarantine, **upload.options)
-    after = {"file": upload.name, "items": done.items, "judgements": done.judgements, "not taken": len(done.bad)}
-    store.log(upload.owner, "upload", after=after)
+    store.log(upload.owner, "upload", after=done.in_audit(upload.name))
     return _page(request, done=done, token=token, typed={}, **_shown(request.app.state.uploads, upload, done, None))
 
 

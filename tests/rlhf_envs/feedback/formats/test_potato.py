@@ -49,6 +49,15 @@ def test_annotations_come_back_by_the_ids_of_the_data_file(store: FeedbackStore,
     assert list(given.values()) == [("ada", value, "why") for _, _, _, value in ANSWERS]
 
 
+def test_none_is_a_harm_where_the_project_has_one_of_that_name(store: FeedbackStore, tmp_path: Path) -> None:
+    store.update_settings(harms=["hate", "none"])
+    store.add_items([NewItem("flags", "p", ("a",))])
+    export_file(store, tmp_path / "data.jsonl", "potato")
+    back = annotated(tmp_path / "back.jsonl", tmp_path / "data.jsonl", [{"harms": {"none": "none"}}])
+    assert import_file(store, back).bad == ()
+    assert [judgement.value for judgement in store.judgements()] == [{"harms": ["none"]}]
+
+
 def test_an_item_of_another_store_is_set_aside(store: FeedbackStore, tmp_path: Path) -> None:
     store.add_items([NewItem("pairwise", "p", ("a", "b"))])
     export_file(store, tmp_path / "data.jsonl", "potato")

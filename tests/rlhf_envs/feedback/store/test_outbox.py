@@ -138,6 +138,29 @@ def test_a_project_that_an_admin_ends_is_told_of(store: FeedbackStore) -> None:
     assert told(store)[-2:] == [("item.finished", more), ("project.finished", None)]
 
 
+def test_a_withdrawal_that_decides_an_item_finishes_it(store: FeedbackStore) -> None:
+    """Two of four agree, which decides nothing; without one of the others they are most."""
+    store.withdraw([1, 2])
+    store.add_items([NewItem("rating", "p", ("c",), overlap=2, max_overlap=5)])
+    store.update_settings(webhooks=Webhooks("https://here/hook", secret=SECRET))
+    for name, rating in (("ann", 1), ("bob", 5), ("cid", 3), ("dan", 1)):
+        store.add_annotator(name)
+        rate(store, name, {"rating": rating})
+    assert [event for event, _ in told(store)] == ["judgement.created"] * 4
+    withdraw_person(store, "cid")
+    assert told(store) == [("judgement.undone", 3), ("item.finished", 3), ("project.finished", None)]
+
+
+def test_questions_of_the_training_finish_nothing(store: FeedbackStore) -> None:
+    meta, gold = {"explanation": "because"}, {"rating": 3}
+    (kept,) = store.add_items([NewItem("rating", "gold", ("c",), gold=gold, meta=meta)])
+    store.update_settings(training={"n_items": 1}, webhooks=Webhooks("https://here/hook", secret=SECRET))
+    store.withdraw([kept])
+    assert told(store) == []
+    store.withdraw([1, 2])
+    assert told(store) == [("item.finished", 1), ("item.finished", 2), ("project.finished", None)]
+
+
 def test_nothing_is_queued_for_nobody(store: FeedbackStore) -> None:
     rate(store, "ann", {"rating": 1})
     store.undo("ann")
@@ -168,9 +191,14 @@ def test_an_event_is_tried_again_later_and_later_and_kept_when_all_fails(store: 
     assert store.count_deliveries() == {"failed": 1}
     assert store.retry_deliveries() == 1
     [delivery] = store.due_deliveries()
+    store.settle_delivery(delivery, "down again")
+    assert store.count_deliveries() == {"waiting": 1}, "it has all its tries anew"
+    clock.forward(31 * 24 * 3600)
+    store.forget_deliveries()
+    assert store.count_deliveries() == {"waiting": 1}, "only what was sent is forgotten"
+    [delivery] = store.due_deliveries()
     store.settle_delivery(delivery)
     assert store.count_deliveries() == {"sent": 1}
-    clock.forward(31 * 24 * 3600)
     store.forget_deliveries()
     assert store.count_deliveries() == {}
 

@@ -117,6 +117,45 @@ def test_training_is_passed_with_the_share_of_the_pass_mark(store: FeedbackStore
     assert judge(store, "ada", RIGHT) == store.items()[-1].id  # no question of the training is asked again
 
 
+def test_a_share_of_right_answers_that_equals_the_pass_mark_passes(store: FeedbackStore) -> None:
+    store.add_items(explained(25))
+    store.update_settings(training={"n_items": 25, "pass_mark": 0.28, "tries": 2})
+    assert 0.28 * 25 > 7, "as floating-point numbers"
+    for right, outcome in ((6, "again"), (7, "passed")):
+        assert train(store, "ada", [RIGHT] * right + [WRONG] * (25 - right))[-1].outcome == outcome
+
+
+def test_each_person_is_trained_in_an_order_of_their_own_and_admins_are_not(store: FeedbackStore) -> None:
+    store.add_items(explained(8))
+    store.update_settings(training={"n_items": 8})
+    orders = []
+    for name in ("ada", "bob"):
+        store.add_annotator(name)
+        asked = []
+        while (task := next_training(store, name)) is not None:
+            asked.append(task.item.id)
+            train(store, name, [RIGHT])
+        orders.append(asked)
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(1, 9))
+    assert orders[0] != orders[1]
+    store.add_annotator("root", "admin")
+    assert (next_training(store, "root"), next_step(store, "root")) == (None, "work")
+
+
+def test_who_failed_and_is_let_in_has_not_failed_any_more(store: FeedbackStore) -> None:
+    store.add_items(explained(1))
+    store.update_settings(training={"n_items": 1, "tries": 1})
+    assert train(store, "ada", [WRONG])[-1].outcome == "failed"
+    (trainee,) = list_trainees(store)
+    assert trainee.failed is not None and trainee.admitted is None
+    admit(store, "ada", by="root")
+    (trainee,) = list_trainees(store)
+    assert trainee.failed is None and trainee.admitted is not None
+    assert next_step(store, "ada") == "work"
+    entry = store.audit()[0]
+    assert (entry.actor, entry.action, entry.annotator) == ("root", "let in", "ada")
+
+
 HELPFUL = {"name": "helpful", "text": "How helpful?", "type": "rating"}
 KIND = {"name": "kind", "text": "Kind?", "type": "labels", "labels": ["yes", "no"], "kinds": ["questions"]}
 WHY = {"name": "why", "text": "Why?", "type": "text", "required": False}
@@ -147,6 +186,23 @@ def test_the_training_asks_the_projects_own_questions_and_marks_what_is_expected
     kept = [row["answers"] for row in answers_of(store, "ada")]
     assert kept == [{"helpful": 3}, {"helpful": 4}, None, {"helpful": 4, "why": "it helps"}]
     assert next_step(store, "ada") == "work"
+
+
+def test_how_much_better_one_side_is_need_not_be_expected(store: FeedbackStore) -> None:
+    truer = {"name": "truer", "text": "Which is truer?", "type": "choice"}
+    store.update_settings(questions=[truer], training={"n_items": 1, "tries": 9, "pass_mark": 1})
+    gold = {"choice": 0, "strength": 1, "answers": {"truer": {"choice": 1, "strength": 1}}}
+    (item,) = store.add_items([NewItem("pairwise", "p", ("a", "b"), gold=gold, meta={"explanation": "because"})])
+    for attempt, (side, is_right) in enumerate(((0, False), (1, True)), start=1):
+        answers = {"truer": {"choice": side, "strength": 3}}
+        assert answer_training(store, "ada", attempt, item, {"choice": 0}, answers=answers).is_right == is_right
+
+
+def test_what_is_no_answer_to_a_changed_question_is_expected_no_more(store: FeedbackStore) -> None:
+    store.update_settings(questions=[HELPFUL], training={"n_items": 1})
+    (item,) = store.add_items([own_gold("rating", {**RIGHT, "answers": {"helpful": 5}})])
+    store.update_settings(questions=[{**HELPFUL, "scale": [1, 3]}])
+    assert answer_training(store, "ada", 1, item, RIGHT, answers={"helpful": 2}).is_right
 
 
 def test_an_item_of_own_questions_only_may_be_a_gold_question(store: FeedbackStore) -> None:

@@ -20,6 +20,7 @@ from alembic.runtime.migration import MigrationContext
 from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
 from rlhf_envs.feedback.store.database import Database
 from rlhf_envs.feedback.store.schema import metadata
+from rlhf_envs.feedback.store.withdrawing import answers_of
 
 OLD = "2026-01-01 00:00:00+00:00"
 
@@ -102,6 +103,33 @@ def test_an_older_store_goes_on_in_its_order_and_a_new_one_draws_it(
         with FeedbackStore(new_store_url) as store:
             store.add_items([NewItem("rating", f"p{i}", ("c",)) for i in range(20)])
             assert [item.id for item in store.queue()] == list(range(1, 21))
+
+
+def test_final_answers_and_the_training_of_a_store_without_own_questions_in_them(
+    new_store_url: str, database_of_revision: Callable[[str], sa.Engine]
+) -> None:
+    engine, when = database_of_revision("0008"), "2026-01-01 00:00:00+00:00"
+    value = {"value": json.dumps({"rating": 3}), "created": when}
+    with engine.begin() as connection:
+        insert(connection, "annotators", name="ann", role="annotator", created=when)
+        texts = {name: json.dumps(text) for name, text in (("prompt", "p"), ("source", ""), ("policy", ""))}
+        texts |= {"completions": '["c"]', "meta": '{"explanation": "why"}', "gold": '{"rating": 3}'}
+        insert(connection, "items", kind="rating", overlap=1, priority=0.0, created=when, training=True, **texts)
+        insert(connection, "adjudications", item_id=1, annotator_id=1, comment='"sure"', **value)
+        insert(
+            connection, "training_answers", item_id=1, annotator_id=1, attempt=1, is_right=True, seconds=2.0, **value
+        )
+    engine.dispose()
+    with FeedbackStore(new_store_url) as store:
+        final = store.adjudications()[1]
+        assert (final.value, final.by, final.comment, final.answers, final.version) == (
+            {"rating": 3}, "ann", "sure", {}, 1,
+        )  # fmt: skip
+        trained, adjudicated = answers_of(store, "ann")
+        assert (trained["is_right"], trained["value"], trained["answers"]) == (True, {"rating": 3}, None)
+        assert adjudicated["answers"] is None
+        store.update_settings(questions=[{"name": "kind", "text": "Kind?", "type": "labels", "labels": ["yes", "no"]}])
+        assert [len(asked.questions) for asked in store.versions().values()] == [0, 1]
 
 
 def test_a_new_store_asks_in_a_drawn_order(store_url: str) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from rlhf_envs.feedback import Assignment, FeedbackStore, NewItem, Question
-from rlhf_envs.feedback.store.schema import versions
+from rlhf_envs.feedback.store.schema import training_answers, versions
+from rlhf_envs.feedback.store.training import answer_training
 
 HELPFUL = Question("helpful", "How helpful?", "rating", scale=(1, 7), each=True)
 TONE = Question("tone", "Tone?", "labels", labels=("kind", "cold"), required=False)
@@ -68,6 +70,50 @@ def test_what_a_question_does_not_take_is_refused_and_the_item_stays_lent(store:
 def test_before_anybody_was_asked_a_change_is_no_new_version(store: FeedbackStore) -> None:
     store.update_settings(questions=())
     assert list(store.versions()) == [1] and store.versions()[1].questions == ()
+
+
+NARROW = Question("helpful", "How helpful?", "rating", scale=(1, 3), each=True)
+
+
+def test_an_answer_of_the_training_keeps_the_version_that_asked(store: FeedbackStore) -> None:
+    gold = {"choice": 0, "strength": 1, "answers": {"helpful": [7, 1]}}
+    (item,) = store.add_items([replace(PAIR, gold=gold, meta={"explanation": "because"})])
+    store.update_settings(training={"n_items": 1, "tries": 9, "pass_mark": 1})
+    answer_training(store, "ann", 1, item, {"choice": 0}, answers={"helpful": [7, 2]})
+    store.update_settings(questions=(NARROW,))
+    assert {number: asked.questions for number, asked in store.versions().items()} == {1: (HELPFUL, TONE), 2: (NARROW,)}
+    later: list[tuple[list[int], int | None]] = [([7, 2], 1), ([3, 1], None)]
+    for attempt, (given, version) in enumerate(later, start=2):
+        done = answer_training(store, "ann", attempt, item, {"choice": 0}, answers={"helpful": given}, version=version)
+        # In its former meaning the question expects [7, 1]; as it is asked now that is no answer, so nothing is.
+        assert done.is_right == (version is None)
+    with store._database.read() as connection:
+        kept = sa.select(training_answers.c.version).order_by(training_answers.c.id)
+        assert connection.execute(kept).scalars().all() == [1, 1, 2]
+
+
+def test_a_final_answer_keeps_the_version_that_asked_and_the_audit_what_it_replaced(store: FeedbackStore) -> None:
+    store.adjudicate(1, {"choice": 0}, by="ann", answers=ANSWERS)
+    store.update_settings(questions=(NARROW,))
+    assert {number: asked.questions for number, asked in store.versions().items()} == {1: (HELPFUL, TONE), 2: (NARROW,)}
+    assert store.adjudications()[1].version == 1
+    with pytest.raises(ValueError, match="from 1 to 3, got 7"):
+        store.adjudicate(1, {"choice": 0}, by="bob", answers={"helpful": [7, 2]})
+    for given, version in (([7, 2], 1), ([3, 1], 2)):
+        final = store.adjudicate(1, {"choice": 0}, by="bob", answers={"helpful": given}, version=version)
+        assert store.adjudications() == {1: final}
+        assert (final.answers, final.version) == ({"helpful": given}, version)
+    before = [entry.before and entry.before["answers"] for entry in store.audit()]
+    assert before == [{"helpful": [7, 2]}, ANSWERS, None]
+
+
+def test_a_final_answer_to_own_questions_only_is_not_empty(store: FeedbackStore) -> None:
+    (item,) = store.add_items([NewItem("questions", "p", ("a", "b"))])
+    store.update_settings(questions=(TONE,))
+    for empty in (None, {}):
+        with pytest.raises(ValueError, match="answers: an item of kind 'questions' asks nothing but the project's own"):
+            store.adjudicate(item, {}, by="ann", answers=empty)
+    assert store.adjudicate(item, {}, by="ann", answers={"tone": "cold"}).answers == {"tone": "cold"}
 
 
 def test_a_change_half_way_is_a_new_version_and_the_old_one_is_kept(store: FeedbackStore) -> None:

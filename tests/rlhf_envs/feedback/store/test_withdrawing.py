@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback.settings_file import changes_for_audit
 from rlhf_envs.feedback.store.panels import answer_screening, enter_panel, list_panelists
 from rlhf_envs.feedback.store.schema import annotators, invitations, sessions
-from rlhf_envs.feedback.store.withdrawing import withdraw_person
+from rlhf_envs.feedback.store.withdrawing import answers_of, list_withdrawals, withdraw_person
 
 WHY = {"by": "root", "reason": "ann was in a hurry"}
 GOOD, BAD = {"rating": 5}, {"rating": 1}
@@ -106,6 +107,47 @@ def test_final_answers_of_who_withdrew_leave_the_audit_with_deleted_labels(store
     assert (of_root.before, of_root.after, of_root.reason) == (None if gone else BAD, GOOD, "root's words")
     assert (of_ann.after, removed.before, removed.reason) == (*((None, None) if gone else (BAD, BAD)), "undone")
     assert store.adjudications()[1].by == "root"
+
+
+def test_who_withdrew_is_no_adjudicator_and_the_audit_names_none_that_was_deleted(
+    store: FeedbackStore, labels: str
+) -> None:
+    before = store.settings
+    after = store.update_settings(adjudicators=["ann", "bob"], paused=True)
+    store.log("root", "settings", after=changes_for_audit(before, after))
+    withdraw_person(store, "ann")
+    assert store.settings.adjudicators == ("bob",)
+    _, entry = store.audit()
+    named = 'adjudicators: [] -> ["ann", "bob"]' if labels == "keep" else "adjudicators: changed"
+    assert entry.after == ["paused: false -> true", named]
+
+
+def test_a_deleted_admin_who_let_others_withdraw_is_named_no_more(store: FeedbackStore, labels: str) -> None:
+    store.add_annotator("boss", "admin")
+    withdraw_person(store, "ann", by="boss")
+    known_as = withdraw_person(store, "boss").annotator
+    assert [done.by for done in list_withdrawals(store)] == [known_as, known_as]
+    assert (known_as == "boss") == (labels == "keep")
+    assert {entry.actor for entry in store.audit()} == {known_as}
+
+
+def test_a_name_that_looks_like_a_withdrawn_one_keeps_nobody_from_withdrawing(
+    store: FeedbackStore, labels: str
+) -> None:
+    (ann,) = [person for person in store.annotators() if person.name == "ann"]
+    store.add_annotator(f"withdrawn-{ann.id}")
+    known_as = withdraw_person(store, "ann").annotator
+    assert known_as == ("ann" if labels == "keep" else f"withdrawn-{ann.id}-2")
+    assert store.add_annotator(f"withdrawn-{ann.id}").withdrawn is None
+
+
+def test_ones_own_answers_have_the_final_ones(store: FeedbackStore) -> None:
+    judge(store, "ann")
+    store.adjudicate(1, BAD, by="ann", comment="ann's words")
+    store.adjudicate(2, BAD, by="root", comment="root's words")
+    given, final = answers_of(store, "ann")
+    assert (given["answer"], given["value"]) == ("judgement", GOOD)
+    assert (final["answer"], final["item"], final["value"], final["comment"]) == ("final answer", 1, BAD, "ann's words")
 
 
 def test_what_a_panel_told_goes_with_deleted_labels(store: FeedbackStore, labels: str) -> None:

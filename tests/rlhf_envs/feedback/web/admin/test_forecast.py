@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,6 +175,44 @@ def test_no_page_waits_for_a_forecast_and_one_runs_at_a_time(
     assert "being made already" in again.text
     forecasts.stop()
     wait(admin, "failed")
+
+
+SERVER = """
+import os, sys, time
+from rlhf_envs.feedback import FeedbackStore
+from rlhf_envs.feedback.web.server import serve
+
+def forecaster(items, judgements, target, on_fit):
+    print(os.getpid(), flush=True)
+    time.sleep(300)
+
+if __name__ == "__main__":
+    from rlhf_envs.feedback.web import server
+    create_app = server.create_app
+
+    def create_and_begin(*arguments, **options):
+        app = create_app(*arguments, **options)
+        app.state.forecasts.begin(0.8)
+        return app
+
+    server.create_app = create_and_begin
+    serve(sys.argv[1], port=0, forecaster=forecaster)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_forecast_ends_with_its_server_however_that_ends(tmp_path: Path, how: signal.Signals) -> None:
+    (tmp_path / "server.py").write_text(SERVER)
+    command = [sys.executable, tmp_path / "server.py", tmp_path / "feedback.db"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        forecast = int(next(line for line in server.stdout if line.strip().isdecimal()))
+        server.send_signal(how)
+        try:
+            server.communicate(timeout=60)  # the output ends when both processes have ended
+        except subprocess.TimeoutExpired:
+            os.kill(forecast, signal.SIGKILL)
+            pytest.fail("the forecast has outlived its server")
 
 
 def test_a_server_without_a_forecaster_says_so(admin: TestClient) -> None:
