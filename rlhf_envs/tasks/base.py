@@ -48,6 +48,8 @@ class Task:
         judges: names of registered rewards that score completions too, and that agents do not train against.
         default_model: the model whose tokenizer is used by default; None if the task has its own tokenizer.
         default_data: the name of a bundled sample; None if the rows come from elsewhere.
+        start: the flags of `rlhf sft ENV start` that make the model from which agents learn this task, "" for its
+            defaults; None if they learn from `default_model` itself.
         reads_pictures: whether every row needs an `image`, which the model sees before the prompt. Other tasks show the
             column `image` of a user's data to models that read pictures.
         max_prompt_tokens: the default of the environment's argument.
@@ -66,6 +68,7 @@ class Task:
     judges: Sequence[str] = ()
     default_model: str | None = "tiny"
     default_data: str | None = None
+    start: str | None = None
     reads_pictures: bool = False
     max_prompt_tokens: int = 16
     max_new_tokens: int = 32

@@ -127,7 +127,7 @@ def shift(answers: Sequence[str]) -> list[str]:
 
 
 def change_one(answer: str, rng: random.Random) -> str:
-    """Return an answer with one digit changed, else one word left out, else one character doubled, which is no space."""
+    """Return an answer with one digit changed, else one word left out, else one character, no space, doubled."""
     if digits := [match.start() for match in re.finditer(r"\d", answer)]:
         at = rng.choice(digits)
         return answer[:at] + str((int(answer[at]) + rng.randint(1, 9)) % 10) + answer[at + 1 :]

@@ -61,6 +61,7 @@ class ImageCaption(Task):
     name = "image-caption"
     default_data = "easy_vqa"
     default_model = "tiny-vision"
+    start = ""
     reads_pictures = True
     max_prompt_tokens = 64
     max_new_tokens = 12

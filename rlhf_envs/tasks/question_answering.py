@@ -80,6 +80,7 @@ class QuestionAnswering(Task):
     """
 
     name = "question-answering"
+    start = ""
     template = "Read: {question}\nAnswer:"
     max_prompt_tokens = 96
     max_new_tokens = 8

@@ -144,8 +144,8 @@ class Code(Task):
     lists, texts and words, with one example. They are put together by rules, on four levels: one operation; a list or
     two operations; a list with two parts, such as a condition and an operation; a sum over such a list. The operations
     and conditions of held-out problems occur in training, their combinations and parameters do not. The agent writes
-    the body. `rlhf sft rlhf/Code-v0 start --epochs 4` teaches a model the form from solutions, and `rlhf train --env
-    rlhf/Code-v0 --model start` goes on from there.
+    the body. `rlhf sft rlhf/Code-v0 start --epochs 4 --learning-rate 1.5e-3` teaches a model the form from solutions,
+    and `rlhf train --env rlhf/Code-v0 --algo rloo --model start` goes on from there.
 
     ## Observation space
     `input_ids` and `attention_mask`, (120,) each: a prompt of up to 80 tokens and up to 40 new ones.
@@ -179,6 +179,7 @@ class Code(Task):
     """
 
     name = "code"
+    start = "--epochs 4 --learning-rate 1.5e-3"
     max_prompt_tokens = 80
     max_new_tokens = 40
 

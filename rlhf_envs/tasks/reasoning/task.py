@@ -34,6 +34,7 @@ class ReasoningGym(Task):
     questions of each `dataset` and their answers: pip install "rlhf-envs[reasoning]". The default dataset,
     `family_relationships`, is bundled and needs no package. It asks how two people of a family are related. Its
     questions about in-laws are left out, because reasoning-gym 0.1.25 has their answers the wrong way round.
+    `rlhf sft rlhf/ReasoningGym-v0 start` teaches a model the form of the answers.
 
     Splits have seeds of their own, and share no question: a hash of the question says to which split it belongs. The
     held-out splits have `size / 4` questions of the training levels, and as many of the level after them.
@@ -76,6 +77,7 @@ class ReasoningGym(Task):
     """
 
     name = "reasoning-gym"
+    start = ""
     template = "{question}\nAnswer:"
     max_prompt_tokens = 128
     max_new_tokens = 8

@@ -68,6 +68,7 @@ class Tutor(Task):
     """
 
     name = "tutor"
+    start = ""
     template = "Problem: {problem}\nStudent: What do I do first?\nTutor:"
     reply_format = f"\n{STUDENT} {{text}}\n{TUTOR}"
     max_prompt_tokens, max_new_tokens, max_turns = 80, 128, 4
