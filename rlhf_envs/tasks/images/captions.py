@@ -11,7 +11,7 @@ from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.datasets.pictures import picture_key
 from rlhf_envs.tasks.base import Task
-from rlhf_envs.tasks.image_qa import COLORS, SHAPES
+from rlhf_envs.tasks.images.questions import COLORS, SHAPES
 
 __all__ = ["ImageCaption", "words_in_common"]
 
