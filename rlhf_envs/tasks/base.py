@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from rlhf_envs.datasets import SPLITS, Data, load_rows, split_name
+from rlhf_envs.datasets import Data, check_split, load_rows
 from rlhf_envs.datasets.messages import as_messages, shown
 from rlhf_envs.datasets.pictures import COLUMN
 from rlhf_envs.dialogs import METRICS, Dialog, Reply
@@ -235,8 +235,7 @@ class WordTask(Task):
         """Return one row per prompt, or the rows of `data`."""
         if data is not None:
             return self._check_words(super().rows(split, data))
-        if split_name(split) not in SPLITS:
-            raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
+        check_split(split, self.name)
         return [{"prompt": prompt} for prompt in self.prompts]
 
     def _check_words(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

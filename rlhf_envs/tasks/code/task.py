@@ -9,8 +9,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlhf_envs.curriculum import Curriculum
-from rlhf_envs.datasets import SPLITS, split_name
+from rlhf_envs.curriculum import curriculum_of
+from rlhf_envs.datasets import check_split
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.task_weights import TaskWeights
 from rlhf_envs.tasks.base import Task
@@ -199,9 +199,11 @@ class Code(Task):
         """
         if data is not None:
             return [read_row(dict(row), i) for i, row in enumerate(data)]
-        if split_name(split) not in SPLITS:
-            raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
-        return [read_row(row, i) for i, row in enumerate(make_rows(split_name(split))) if row["level"] in self.levels]
+        return [
+            read_row(row, i)
+            for i, row in enumerate(make_rows(check_split(split, self.name)))
+            if row["level"] in self.levels
+        ]
 
     def task_weights(self, rows: Sequence[Mapping[str, Any]], split: str) -> TaskWeights | None:
         """Return the curriculum over the levels of training rows, if there is to be one.
@@ -209,13 +211,7 @@ class Code(Task):
         Raises:
             ValueError: rows of one's own have no column `level`.
         """
-        if not self.curriculum or split_name(split) != "train":
-            return None
-        if missing := [i for i, row in enumerate(rows) if "level" not in row]:
-            raise ValueError(
-                f"task 'code': row {missing[0]} has no 'level', a whole number, which curriculum=True needs"
-            )
-        return Curriculum([int(row["level"]) for row in rows])
+        return curriculum_of(rows, split, self.name) if self.curriculum else None
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
         """Return the share of hidden tests passed, less what a constant passes."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_envs.datasets import SPLITS, split_name
+from rlhf_envs.datasets import check_split
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.tasks.base import Task
 
@@ -160,9 +160,7 @@ class Recommend(Task):
         """
         if data is not None:
             return [read_row(dict(row), i) for i, row in enumerate(data)]
-        if split_name(split) not in SPLITS:
-            raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
-        rows = make_rows(split_name(split))
+        rows = make_rows(check_split(split, self.name))
         prompts = [write_prompt(row["history"], row["candidates"]) for row in rows]
         return [
             read_row({"prompt": prompt, **row}, i) for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True))

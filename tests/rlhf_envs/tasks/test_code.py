@@ -300,7 +300,7 @@ def test_wrong_levels_are_named(levels: list[int], message: str) -> None:
 
 
 def test_a_curriculum_over_rows_without_levels_is_refused() -> None:
-    with pytest.raises(ValueError, match="row 0 has no 'level'"):
+    with pytest.raises(ValueError, match="row 0 has the 'level' None, and curriculum=True needs"):
         EpisodeBatch(1, Code(curriculum=True), data=ROWS)
 
 
