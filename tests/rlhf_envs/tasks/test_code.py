@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.tasks.code.problems import LEVELS, make_problems, make_rows
-from rlhf_envs.tasks.code.sandbox import Limits, Outcome, Program, run_programs
+from rlhf_envs.tasks.code.sandbox import DRIVER, Limits, Outcome, Program, run_programs
 from rlhf_envs.tasks.code.task import Code, CodeReward, above_constant, program_of, same
 from rlhf_envs.testing import check_task
 
@@ -162,6 +168,38 @@ def test_no_program_gets_tests_passed_without_their_values() -> None:
     columns |= {"stub": [""] * len(rows), "tests": [tests] * len(rows)}
     assert CodeReward()([*FORGERIES.values()], **columns) == [0.0] * len(rows)
     assert CodeReward()(["def f(x):\n    return 40 + x * x"] * len(rows), **columns) == [1.0] * len(rows)
+
+
+def test_the_interpreter_finds_its_libraries_and_programs_see_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\n[ "$LD_LIBRARY_PATH" = /our/lib ] || exit 127\nexec {sys.executable} "$@"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/our/lib")
+    monkeypatch.setenv("SECRET", "hunter2")
+    (found,) = outcomes("import os\ndef f(x):\n    return dict(os.environ)")
+    assert found == [Outcome({})]
+
+
+@pytest.mark.parametrize("filter_calls", [True, False])
+def test_a_program_that_waits_ends_although_its_driver_is_gone(filter_calls: bool) -> None:
+    given = asdict(Limits(wall_seconds=1, workers=1, filter_calls=filter_calls))
+    job = json.dumps(Program(WAITS, "f", [[1], [2]])._asdict()).encode()
+    frames = b"".join(len(f).to_bytes(8) + f for f in (json.dumps(given).encode(), job))
+    driver = subprocess.Popen([sys.executable, str(DRIVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert driver.stdin is not None and driver.stdout is not None
+    driver.stdin.write(frames)
+    driver.stdin.flush()
+    driver.stdout.read(8)  # it serves
+    process = psutil.Process(driver.pid)
+    while not (programs := [one for one in process.children() if one.num_fds() == 4]):
+        time.sleep(0.02)
+    driver.kill()
+    driver.communicate()
+    gone, alive = psutil.wait_procs(programs, timeout=10)
+    assert (len(gone), alive) == (1, [])
 
 
 SPY = """
