@@ -38,6 +38,16 @@ def test_a_score_that_pays_near_misses_is_marked() -> None:
     assert report.beaten_by == ["near miss"]
 
 
+@pytest.mark.parametrize(("any_text", "beaten"), [(0.96, True), (0.94, False)])
+def test_scores_within_a_twentieth_of_the_right_answers_beat_a_task(any_text: float, beaten: bool) -> None:
+    def pays(completions: list[str], reference: list[str], **columns: Any) -> list[float]:
+        pairs = zip(completions, reference, strict=True)
+        return [1.0 if said == right else any_text if said else 0.0 for said, right in pairs]
+
+    report = check_task("rlhf/SpamFilter-v0", n=8, reward=pays, strict=False)
+    assert ("'yes'" in report.beaten_by) == beaten
+
+
 def test_a_task_without_right_answers_is_named() -> None:
     with pytest.raises(ValueError, match="'token-bandit' has no column 'reference'"):
         check_task("rlhf/TokenBandit-v0")

@@ -283,6 +283,20 @@ def test_problems_are_disjoint_solved_by_their_solutions_and_by_no_constant() ->
     assert np.mean(CodeReward()(["    return x > 0"] * len(sample), **columns)) < 0.1
 
 
+def test_metrics_are_of_other_tests_and_a_function_is_solved_if_it_passes_all_of_them() -> None:
+    tests = [{"args": [i], "expected": i} for i in (1, 2)]
+    others = [{"args": [i], "expected": i} for i in (3, 4, 5, 6)]
+    answers = [
+        "    return x",
+        "    return x if x < 6 else 0",
+        "    return x if x < 3 else 0",
+        "    return 6 // (6 - x)",
+    ]
+    columns = {"stub": ["def f(x):\n"], "entry_point": ["f"], "tests": [tests], "other_tests": [others]}
+    found = Code().metrics([], answers, {name: value * len(answers) for name, value in columns.items()})
+    assert found == {"solved": [1, 0, 0, 0], "other_tests": [1, 0.75, 0, 0.0], "runs": [1, 1, 1, 0]}
+
+
 def test_answers_that_know_nothing_earn_nothing() -> None:
     report = check_task("rlhf/Code-v0", n=48)
     assert report.references == 1
