@@ -18,7 +18,7 @@ from PIL import Image
 import agents
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.pictures import as_data_uri
-from rlhf_envs.tasks.image_qa import KINDS, kind_of
+from rlhf_envs.tasks.images.questions import KINDS, kind_of
 
 QUESTION = "what is it?"
 

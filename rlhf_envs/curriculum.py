@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from rlhf_envs.datasets import split_name
 from rlhf_envs.task_weights import WINDOW, TaskWeights
 
-__all__ = ["SUCCESS", "Curriculum"]
+__all__ = ["SUCCESS", "Curriculum", "curriculum_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,3 +76,33 @@ class Curriculum(TaskWeights):
         rewards = {name: values for name, values in state.items() if name != "opened"}
         super().set_state(rewards)
         self.opened = int(state["opened"])
+
+
+def curriculum_of(rows: Sequence[Mapping[str, Any]], split: str, task: str) -> Curriculum | None:
+    """Return the curriculum over the column `level` of training rows; None for held-out rows, which are drawn evenly.
+
+    Args:
+        rows: the rows of the split.
+        split: the split.
+        task: the task's name, for messages.
+
+    Raises:
+        ValueError: a row has no level, or one that is no whole number. The message names the row.
+    """
+    if split_name(split) != "train":
+        return None
+    return Curriculum([_level(row.get("level"), f"task {task!r}: row {number}") for number, row in enumerate(rows)])
+
+
+def _level(value: Any, where: str) -> int:
+    """Return a whole number, of which tables make a text or a float."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = math.nan
+    if not number.is_integer():
+        raise ValueError(
+            f"{where} has the 'level' {value!r}, and curriculum=True needs a whole number: fill the column, or rename "
+            "one, columns={'level': 'difficulty'} (--column level:difficulty)"
+        )
+    return int(number)

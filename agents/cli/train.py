@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
-from rlhf_envs.registration import check_environment
+from rlhf_envs.registration import check_environment, task_of
+from rlhf_envs.tasks.lookup import arguments_of
 
 from ..registry import check_name
 from ..training.config import TrainConfig, option
@@ -20,7 +22,7 @@ from .options import fail, from_file
 if TYPE_CHECKING:
     from ..training.run import Prepared
 
-__all__ = ["TrainFlags", "train"]
+__all__ = ["TrainFlags", "advise", "train"]
 
 
 class TrainFlags(DataFlags, TrainConfig):
@@ -77,6 +79,8 @@ def train(flags: TrainFlags) -> None:
         f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold] with {model}: {_planned(prepared)}{done}, "
         f"{prepared.folder}"
     )
+    if flags.resume is None and (advice := advise(config)) is not None:
+        console.print(advice, style="yellow", markup=False)
     result = run.train(prepared)
     console.print(tables.samples_table(result.before, result.after))
     console.print(tables.change_table(result))
@@ -104,6 +108,23 @@ def _configured(flags: TrainFlags) -> TrainConfig:
         fail(f"--dry-run with --resume {flags.resume}: it is for new runs; leave one of them out")
     given = flags.model_dump(exclude={"config", "dry_run", "resume"}, exclude_unset=True)
     return TrainConfig(**given) if flags.config is None else from_file(TrainConfig, flags.config, given)
+
+
+def advise(config: TrainConfig) -> str | None:
+    """Return how to make the start that agents learn this task from; None if the run has a start, or needs none."""
+    task = task_of(config.env_id, **config.env_kwargs)
+    if task is None or task.start is None or config.model not in (None, task.default_model):
+        return None
+    own = {name: config.env_kwargs[name] for name in arguments_of(config.env_id) if name in config.env_kwargs}
+    source = config.env_id if config.env_kwargs.get("data") is None else "DATA"
+    words = ["rlhf sft", source, "start", task.start]
+    if source == config.env_id:
+        words += [f"--env-kwargs {shlex.quote(f'{name}:{value}')}" for name, value in own.items()]
+    command = " ".join(filter(None, words))
+    return (
+        f"{task.default_model} has not learned what answers look like here, and may not find out by trying: "
+        f"`{command}` makes a start, and `--model start` trains from it"
+    )
 
 
 def _planned(run: Prepared) -> str:

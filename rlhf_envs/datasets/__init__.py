@@ -2,7 +2,7 @@
 
 from .corpora import CORPORA, Document, load_corpus, split_of
 from .loading import BUNDLED, Data, load_rows
-from .splits import SPLITS, MissingSplitError, asked_key, prompt_key, split_name
+from .splits import SPLITS, MissingSplitError, asked_key, check_split, prompt_key, split_name
 
 __all__ = [
     "BUNDLED",
@@ -12,6 +12,7 @@ __all__ = [
     "Document",
     "MissingSplitError",
     "asked_key",
+    "check_split",
     "load_corpus",
     "load_rows",
     "prompt_key",

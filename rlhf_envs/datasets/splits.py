@@ -18,6 +18,7 @@ __all__ = [
     "SPLITS",
     "MissingSplitError",
     "asked_key",
+    "check_split",
     "hash_share",
     "log_once",
     "prompt_key",
@@ -45,6 +46,17 @@ def split_name(name: object) -> str:
     text = str(name).strip()
     known = OTHER_NAMES.get(text.casefold(), text.casefold())
     return known if known in SPLITS else text
+
+
+def check_split(name: object, task: str) -> str:
+    """Return the name that this package has for a split of a task that makes its own rows.
+
+    Raises:
+        ValueError: there is no such split. The message names the task.
+    """
+    if (split := split_name(name)) not in SPLITS:
+        raise ValueError(f"task {task!r} has no split {name!r}; there are {', '.join(SPLITS)}")
+    return split
 
 
 def prompt_key(prompt: str | Messages) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from rlhf_envs.datasets import SPLITS, Data, load_rows, split_name
+from rlhf_envs.datasets import Data, check_split, load_rows
 from rlhf_envs.datasets.messages import as_messages, shown
 from rlhf_envs.datasets.pictures import COLUMN
 from rlhf_envs.dialogs import METRICS, Dialog, Reply
@@ -48,6 +48,8 @@ class Task:
         judges: names of registered rewards that score completions too, and that agents do not train against.
         default_model: the model whose tokenizer is used by default; None if the task has its own tokenizer.
         default_data: the name of a bundled sample; None if the rows come from elsewhere.
+        start: the flags of `rlhf sft ENV start` that make the model from which agents learn this task, "" for its
+            defaults; None if they learn from `default_model` itself.
         reads_pictures: whether every row needs an `image`, which the model sees before the prompt. Other tasks show the
             column `image` of a user's data to models that read pictures.
         max_prompt_tokens: the default of the environment's argument.
@@ -66,6 +68,7 @@ class Task:
     judges: Sequence[str] = ()
     default_model: str | None = "tiny"
     default_data: str | None = None
+    start: str | None = None
     reads_pictures: bool = False
     max_prompt_tokens: int = 16
     max_new_tokens: int = 32
@@ -232,8 +235,7 @@ class WordTask(Task):
         """Return one row per prompt, or the rows of `data`."""
         if data is not None:
             return self._check_words(super().rows(split, data))
-        if split_name(split) not in SPLITS:
-            raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
+        check_split(split, self.name)
         return [{"prompt": prompt} for prompt in self.prompts]
 
     def _check_words(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -127,6 +127,7 @@ class Bias(Task):
 
     name = "bias"
     default_data = "bbq"
+    start = ""
     max_prompt_tokens = 160
     max_new_tokens = 16
 

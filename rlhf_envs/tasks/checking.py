@@ -66,7 +66,7 @@ def check_task(
 ) -> TaskReport:
     """Score answers that know nothing, and refuse a task whose score they beat.
 
-    The right answers are the task's demonstrations, or the column `reference`.
+    The right answers are the column `reference` of the training rows.
 
     Args:
         env_id: a registered id.
@@ -127,7 +127,7 @@ def shift(answers: Sequence[str]) -> list[str]:
 
 
 def change_one(answer: str, rng: random.Random) -> str:
-    """Return an answer with one digit changed, else one word left out, else one character doubled."""
+    """Return an answer with one digit changed, else one word left out, else one character, no space, doubled."""
     if digits := [match.start() for match in re.finditer(r"\d", answer)]:
         at = rng.choice(digits)
         return answer[:at] + str((int(answer[at]) + rng.randint(1, 9)) % 10) + answer[at + 1 :]
@@ -135,5 +135,7 @@ def change_one(answer: str, rng: random.Random) -> str:
     if len(words) > 1:
         words.pop(rng.randrange(len(words)))
         return " ".join(words)
-    at = rng.randrange(len(answer)) if answer else 0
-    return answer[:at] + answer[at : at + 1] + answer[at:]
+    if not words:
+        return answer
+    at = rng.choice([at for at, character in enumerate(answer) if not character.isspace()])
+    return answer[:at] + answer[at] + answer[at:]

@@ -91,6 +91,9 @@ class Classify(LabelTask):
     negative, neutral or positive, as at least half of the raters said. `rlhf/ClassifyNews-v0` has 1,800 sentences of
     editorials. There is no sample of finance: too few of the sentences are about money for one.
 
+    `rlhf sft rlhf/Classify-v0 start --epochs 0.5` teaches a model the form of these answers, and `rlhf sft DATA start`
+    that of your own; `rlhf train --env rlhf/Classify-v0 --model start` goes on from there.
+
     ## Observation space
     `input_ids` and `attention_mask`, (104,) each: a prompt of up to 96 tokens and up to 8 new ones. A longer text loses
     its beginning.
@@ -123,6 +126,7 @@ class Classify(LabelTask):
 
     name = "classify"
     default_data = "tweets"
+    start = "--epochs 0.5"
     weighted = False
     max_prompt_tokens = 96
     max_new_tokens = 8
@@ -259,6 +263,7 @@ class ClassifyNews(Classify):
     ## Description
     `Classify` with 1,800 sentences of editorials of the New York Times, 600 of each label (1,220 train, 130 validation,
     450 test). The sentences of one editorial are in one split. The label is what at least half of the raters said.
+    `rlhf sft rlhf/ClassifyNews-v0 start` teaches a model the form of the answers.
 
     ## Observation space
     `input_ids` and `attention_mask`, (104,) each: a prompt of up to 96 tokens and up to 8 new ones.
@@ -281,6 +286,7 @@ class ClassifyNews(Classify):
 
     name = "classify-news"
     default_data = "news"
+    start = ""
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:

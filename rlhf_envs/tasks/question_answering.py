@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_envs.datasets import SPLITS, split_name
+from rlhf_envs.datasets import check_split
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.tasks.answers import calibration_error, exact_match, is_abstention, token_f1
 from rlhf_envs.tasks.base import Task
@@ -80,6 +80,7 @@ class QuestionAnswering(Task):
     """
 
     name = "question-answering"
+    start = ""
     template = "Read: {question}\nAnswer:"
     max_prompt_tokens = 96
     max_new_tokens = 8
@@ -93,9 +94,7 @@ class QuestionAnswering(Task):
         """Return the stories of a split, or the rows of `data`."""
         if data is not None:
             return [self._fill(row, number) for number, row in enumerate(data)]
-        split = split_name(split)
-        if split not in SPLITS:
-            raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
+        split = check_split(split, self.name)
         found = make_stories(split, SIZES[split], *EVENTS)
         rows = [
             {"question": f"{row['story']} {row['question']}", "answer": row["answer"], "kind": row["kind"]}

@@ -12,8 +12,8 @@ class SpamFilter(LabelTask):
 
     ## Description
     The prompts are 2,512 English text messages, of which 512 are spam (1,582 train, 176 validation, 754 test). The
-    agent answers with one word. `rlhf sft rlhf/SpamFilter-v0 start` teaches a model the form, `rlhf train --env
-    rlhf/SpamFilter-v0 --model start` the rest.
+    agent answers with one word. `rlhf sft rlhf/SpamFilter-v0 start --epochs 0.5` teaches a model the form, `rlhf
+    train --env rlhf/SpamFilter-v0 --model start` the rest. "tiny" itself answers with neither word, and learns nothing.
 
     ## Observation space
     `input_ids` and `attention_mask`, (100,) each: a prompt of up to 96 tokens and up to 4 new ones. A longer message
@@ -40,6 +40,7 @@ class SpamFilter(LabelTask):
 
     name = "spam-filter"
     default_data = "spam"
+    start = "--epochs 0.5"
     labels = ("ham", "spam")
     template = "Message: {text}\nSpam or ham:"
     max_prompt_tokens = 96

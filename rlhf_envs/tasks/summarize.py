@@ -61,6 +61,7 @@ class Summarize(Task):
     name = "summarize"
     default_reward = "summary-reward"
     default_data = "descriptions"
+    start = "--epochs 3 --learning-rate 1e-3"
     template = "{text}\n{aspect}:"
     max_prompt_tokens = 112
     max_new_tokens = 24

@@ -52,6 +52,7 @@ class Translate(Task):
     name = "translate"
     default_reward = "chrf"
     default_data = "interface_texts"
+    start = "--epochs 4 --learning-rate 1e-3"
     template = "{source}: {text}\n{target}:"
     max_prompt_tokens = 64
     max_new_tokens = 48

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_envs.datasets.pictures import as_data_uri
-from rlhf_envs.tasks.image_qa import COLORS, SHAPES
+from rlhf_envs.tasks.images.questions import COLORS, SHAPES
 from scripts.datasets.writing import DATA, write
 
 PICTURES = {"train": 500, "validation": 80, "test": 180}  # that are bundled

@@ -28,7 +28,7 @@ from rlhf_envs.datasets import load_rows
 from rlhf_envs.models.tiny_vision import TRAINED, build_tiny_vision, learns
 from rlhf_envs.models.vision import load_processor
 from rlhf_envs.pictures import Pictures
-from rlhf_envs.tasks.image_qa import COLORS, SHAPES
+from rlhf_envs.tasks.images.questions import COLORS, SHAPES
 from rlhf_envs.tokens import encode_after
 
 

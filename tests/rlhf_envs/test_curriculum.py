@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from rlhf_envs.curriculum import NEWEST, Curriculum
+from rlhf_envs.curriculum import NEWEST, Curriculum, curriculum_of
 from rlhf_envs.task_weights import WINDOW
 
 LEVELS = [2, 3, 3, 4, 4, 4]
@@ -47,3 +48,15 @@ def test_a_state_goes_on_exactly_and_fits_its_own_levels_alone() -> None:
         Curriculum([1]).set_state(first.get_state())
     with pytest.raises(ValueError, match="success=0: give a mean reward above 0"):
         Curriculum(LEVELS, success=0)
+
+
+def test_levels_of_a_table_are_read_in_training_alone() -> None:
+    curriculum = curriculum_of([{"level": "10"}, {"level": 2.0}, {"level": 3}], "training", "mine")
+    assert curriculum is not None and curriculum.tasks == ["2", "3", "10"]
+    assert curriculum_of([{}], "eval", "mine") is None
+
+
+@pytest.mark.parametrize("row", [{}, {"level": None}, {"level": "hard"}, {"level": 1.5}, {"level": float("nan")}])
+def test_a_row_without_a_level_is_named(row: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"task 'mine': row 1 has the 'level' {row.get('level')!r}, and"):
+        curriculum_of([{"level": 1}, row], "train", "mine")

@@ -11,7 +11,7 @@ from rlhf_envs.models import tiny_vision
 from rlhf_envs.models.tiny_vision import TRAINED, build_tiny_vision, learns, tiny_vision_folder
 from rlhf_envs.models.vision import load_processor, load_vision_model
 from rlhf_envs.pictures import Pictures
-from rlhf_envs.tasks.image_caption import ImageCaption
+from rlhf_envs.tasks.images.captions import ImageCaption
 
 
 def test_it_names_what_test_pictures_show() -> None:

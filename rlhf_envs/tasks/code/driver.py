@@ -54,6 +54,7 @@ CALLS = {
 }  # fmt: skip
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_*
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 1, 38, 22, 2
+TIMES = (signal.SIGPROF, signal.SIGXCPU, signal.SIGALRM)  # what ends a process whose time is over
 ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050000, 0x80000000
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
 
@@ -95,7 +96,17 @@ def kernel_filters(steps: bytes | None) -> bool:
 
 def refuse(event: str, _: Any) -> None:
     """Refuse what reaches outside, as an audit hook. It keeps out accidents, not malice."""
-    if event.partition(".")[0] in ("open", "os", "socket", "subprocess", "shutil", "ctypes", "signal", "tempfile"):
+    if event.partition(".")[0] in (
+        "open",
+        "os",
+        "socket",
+        "subprocess",
+        "shutil",
+        "ctypes",
+        "signal",
+        "tempfile",
+        "resource",
+    ):
         raise PermissionError(f"{event} is not allowed here")
 
 
@@ -114,6 +125,7 @@ def confine(limits: dict[str, Any], steps: bytes | None) -> None:
         except (ValueError, OSError):  # macOS has no limit of the address space
             continue
     signal.setitimer(signal.ITIMER_PROF, limits["cpu_seconds"])
+    signal.setitimer(signal.ITIMER_REAL, limits["wall_seconds"] + 1)  # if the driver is gone that keeps the clock
     if steps is None:
         sys.addaudithook(refuse)
     elif not install_filter(steps):
@@ -210,7 +222,7 @@ class Running:
         os.close(pipe)
         _, status = os.waitpid(self.pid, 0)
         if reason == b"." and os.WIFSIGNALED(status):
-            reason = b"t" if os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGXCPU) else b"k"
+            reason = b"t" if os.WTERMSIG(status) in TIMES else b"k"
         write_frame(self.number.to_bytes(8) + reason + self.output)
 
 
@@ -268,6 +280,7 @@ def main() -> None:
     os.closerange(4, 1024)
     sys.path.clear()
     sys.meta_path[:] = sys.meta_path[:2]  # built-in and frozen modules; none from files
+    os.environ.clear()
     random.seed(0)
     confine(limits, steps)
     run_job(job, 3)

@@ -34,6 +34,7 @@ from rlhf_envs.datasets.splits import log_once
 __all__ = ["Limits", "Outcome", "Program", "run_programs"]
 
 DRIVER = Path(__file__).with_name("driver.py")
+LIBRARIES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # without which some interpreters do not start
 REASONS = {
     b".": "it ended before it had answered",
     b"t": "it took too long",
@@ -118,7 +119,7 @@ def _drive(frames: Sequence[bytes], timeout: float) -> dict[int, tuple[bytes, by
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=folder,
-            env={"PYTHONHASHSEED": "0"},
+            env={"PYTHONHASHSEED": "0", **{name: os.environ[name] for name in LIBRARIES if name in os.environ}},
             start_new_session=True,
         )
         try:

@@ -9,8 +9,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlhf_envs.curriculum import Curriculum
-from rlhf_envs.datasets import SPLITS, split_name
+from rlhf_envs.curriculum import curriculum_of
+from rlhf_envs.datasets import check_split
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.task_weights import TaskWeights
 from rlhf_envs.tasks.base import Task
@@ -144,8 +144,8 @@ class Code(Task):
     lists, texts and words, with one example. They are put together by rules, on four levels: one operation; a list or
     two operations; a list with two parts, such as a condition and an operation; a sum over such a list. The operations
     and conditions of held-out problems occur in training, their combinations and parameters do not. The agent writes
-    the body. `rlhf sft rlhf/Code-v0 start --epochs 4` teaches a model the form from solutions, and `rlhf train --env
-    rlhf/Code-v0 --model start` goes on from there.
+    the body. `rlhf sft rlhf/Code-v0 start --epochs 4 --learning-rate 1.5e-3` teaches a model the form from solutions,
+    and `rlhf train --env rlhf/Code-v0 --algo rloo --model start` goes on from there.
 
     ## Observation space
     `input_ids` and `attention_mask`, (120,) each: a prompt of up to 80 tokens and up to 40 new ones.
@@ -179,6 +179,7 @@ class Code(Task):
     """
 
     name = "code"
+    start = "--epochs 4 --learning-rate 1.5e-3"
     max_prompt_tokens = 80
     max_new_tokens = 40
 
@@ -198,9 +199,11 @@ class Code(Task):
         """
         if data is not None:
             return [read_row(dict(row), i) for i, row in enumerate(data)]
-        if split_name(split) not in SPLITS:
-            raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
-        return [read_row(row, i) for i, row in enumerate(make_rows(split_name(split))) if row["level"] in self.levels]
+        return [
+            read_row(row, i)
+            for i, row in enumerate(make_rows(check_split(split, self.name)))
+            if row["level"] in self.levels
+        ]
 
     def task_weights(self, rows: Sequence[Mapping[str, Any]], split: str) -> TaskWeights | None:
         """Return the curriculum over the levels of training rows, if there is to be one.
@@ -208,13 +211,7 @@ class Code(Task):
         Raises:
             ValueError: rows of one's own have no column `level`.
         """
-        if not self.curriculum or split_name(split) != "train":
-            return None
-        if missing := [i for i, row in enumerate(rows) if "level" not in row]:
-            raise ValueError(
-                f"task 'code': row {missing[0]} has no 'level', a whole number, which curriculum=True needs"
-            )
-        return Curriculum([int(row["level"]) for row in rows])
+        return curriculum_of(rows, split, self.name) if self.curriculum else None
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
         """Return the share of hidden tests passed, less what a constant passes."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from rlhf_envs.datasets import SPLITS, split_name
+from rlhf_envs.datasets import check_split
 from rlhf_envs.tasks.customer_service.phrases import GOALS, ITEMS, NAMES, OPENINGS, VOICES
 
 __all__ = ["ACTIONS", "COLUMNS", "OBSTACLES", "complete_case", "generate_cases", "read_case", "right_action"]
@@ -51,8 +51,7 @@ def generate_cases(split: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: there is no such split.
     """
-    if (name := split_name(split)) not in SPLITS:
-        raise ValueError(f"the customer service has no split {split!r}; there are {', '.join(SPLITS)}")
+    name = check_split(split, "customer-service")
     rng = random.Random(f"customer service {name}")
     groups = _scenarios(name)
     cases: list[dict[str, Any]] = []

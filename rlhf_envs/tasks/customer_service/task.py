@@ -35,8 +35,9 @@ class CustomerService(Task):
 
     There are 2,000 generated cases for training, 300 for validation and 600 for tests. Test cases have scenarios
     (goal, name, days, price, stock, missing fact, obstacle) and sentences that no training case has. Each of the four
-    actions is right in a quarter of the cases. `rlhf sft rlhf/CustomerService-v0 start` imitates agents who break the
-    policy at 40% of the obstacles, take a wrong action in 35% of the cases and skip the look-up in 10%.
+    actions is right in a quarter of the cases. `rlhf sft rlhf/CustomerService-v0 start --epochs 1.5 --learning-rate
+    1e-3` imitates agents who break the policy at 40% of the obstacles, take a wrong action in 35% of the cases and skip
+    the look-up in 10%.
 
     Large models need the policy: `system_prompt=POLICY.read_text()`, or `--system-prompt "$(cat policy.md)"`.
 
@@ -74,6 +75,7 @@ class CustomerService(Task):
 
     name = "customer-service"
     default_reward = "service"
+    start = "--epochs 1.5 --learning-rate 1e-3"
     chat_template = "roles"
     max_prompt_tokens, max_new_tokens, max_turns = 48, 176, 6
 

@@ -19,7 +19,8 @@ class Document(Task):
     ## Description
     The prompt has a template with slots in brackets and a list of facts, one or two of which are not needed. The agent
     writes the document. There are 2,000 generated prompts for training, 200 for validation and 400 for tests. Test
-    templates are of sentences whose form no training template has. `rlhf sft rlhf/Document-v0 start` teaches the form.
+    templates are of sentences whose form no training template has. `rlhf sft rlhf/Document-v0 start
+    --epochs 1.5 --learning-rate 1e-3` teaches the form.
 
     ## Observation space
     `input_ids` and `attention_mask`, (200,) each: a prompt of up to 136 tokens and up to 64 new ones.
@@ -49,6 +50,7 @@ class Document(Task):
     """
 
     name = "document"
+    start = "--epochs 1.5 --learning-rate 1e-3"
     max_prompt_tokens, max_new_tokens = 136, 64
 
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:

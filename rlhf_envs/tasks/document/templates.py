@@ -6,7 +6,7 @@ import random
 import re
 from typing import Any
 
-from rlhf_envs.datasets import SPLITS, split_name
+from rlhf_envs.datasets import check_split
 
 __all__ = ["SLOT", "draw", "fill", "generate_documents", "slots_of"]
 
@@ -118,8 +118,7 @@ def generate_documents(split: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: there is no such split.
     """
-    if (name := split_name(split)) not in SPLITS:
-        raise ValueError(f"the document task has no split {split!r}; there are {', '.join(SPLITS)}")
+    name = check_split(split, "document")
     rng = random.Random(f"document {name}")
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     while len(rows) < SIZES[name]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from rlhf_envs.curriculum import Curriculum
-from rlhf_envs.datasets import SPLITS, load_rows, split_name
+from rlhf_envs.curriculum import Curriculum, curriculum_of
+from rlhf_envs.datasets import check_split, load_rows
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.tasks.reasoning.items import check_dataset, draw_rows, top_level
 from rlhf_envs.tasks.reasoning.scoring import UNSOUND, PackageScore, StrictScore, strict_score
@@ -34,6 +34,7 @@ class ReasoningGym(Task):
     questions of each `dataset` and their answers: pip install "rlhf-envs[reasoning]". The default dataset,
     `family_relationships`, is bundled and needs no package. It asks how two people of a family are related. Its
     questions about in-laws are left out, because reasoning-gym 0.1.25 has their answers the wrong way round.
+    `rlhf sft rlhf/ReasoningGym-v0 start` teaches a model the form of the answers.
 
     Splits have seeds of their own, and share no question: a hash of the question says to which split it belongs. The
     held-out splits have `size / 4` questions of the training levels, and as many of the level after them.
@@ -65,7 +66,8 @@ class ReasoningGym(Task):
       `rlhf_envs.curriculum.Curriculum`. What is open is saved with the environment.
     - `size`: training questions of a level, 600 by default.
 
-    It takes the other arguments of `TextGenerationEnv`. `data` are questions of your own, with `prompt` and `answer`.
+    It takes the other arguments of `TextGenerationEnv`. `data` are questions of your own, with `prompt` and
+    `answer`, and for a curriculum `level`.
 
     ## Version history
     v0: the first version.
@@ -76,6 +78,7 @@ class ReasoningGym(Task):
     """
 
     name = "reasoning-gym"
+    start = ""
     template = "{question}\nAnswer:"
     max_prompt_tokens = 128
     max_new_tokens = 8
@@ -131,9 +134,7 @@ class ReasoningGym(Task):
         """Return the questions of the levels of a split, or those of `data`, which need an `answer`."""
         if data is not None:
             return [self._fill(dict(row), number) for number, row in enumerate(data)]
-        split = split_name(split)
-        if split not in SPLITS:
-            raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
+        split = check_split(split, self.name)
         beyond = [self.next_level] if split != "train" and self.next_level is not None else []
         n = self.size if split == "train" else self.size // HELD_OUT
         found = [row for level in [*self.levels, *beyond] for row in self._draw(level, split, n)]
@@ -168,10 +169,12 @@ class ReasoningGym(Task):
         return StrictScore() if self.scorer == "strict" else PackageScore(self.config)
 
     def task_weights(self, rows: Sequence[Mapping[str, Any]], split: str) -> Curriculum | None:
-        """Return what draws the levels of a curriculum in training; held-out questions are drawn evenly."""
-        if not self.curriculum or split_name(split) != "train" or any(row.get("level") is None for row in rows):
-            return None
-        return Curriculum([int(row["level"]) for row in rows])
+        """Return what draws the levels of a curriculum in training; held-out questions are drawn evenly.
+
+        Raises:
+            ValueError: questions of one's own have no column `level`.
+        """
+        return curriculum_of(rows, split, self.name) if self.curriculum else None
 
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]

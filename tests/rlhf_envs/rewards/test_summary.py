@@ -43,6 +43,10 @@ def test_scores_have_mean_0_and_deviation_1_over_training_synopses_and_are_bound
     scores = reward.shift + reward.gain * raw
     assert scores.mean() == pytest.approx(0, abs=0.02)
     assert scores.std() == pytest.approx(1, abs=0.02)
+    given = np.array(reward([row["prompt"] for row in train], [row["reference"] for row in train]))
+    inside = (scores > -1) & (scores < 2)
+    np.testing.assert_allclose(given[inside], scores[inside])  # bent outside alone
+    assert inside.mean() > 0.8
     garbage = ["", "a" * 5000, "word " * 400, "\n\n", "图像查看器", "...", "a"]
     found = reward(["a description"] * 7, garbage)
     assert ((found >= -6) & (found <= 2)).all()

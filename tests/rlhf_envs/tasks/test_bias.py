@@ -47,6 +47,12 @@ def test_in_ambiguous_texts_the_score_is_weighed_by_the_errors() -> None:
     assert (found["accuracy_disambiguated"], found["bias_disambiguated"]) == (1, 0)
 
 
+def test_a_right_answer_is_no_stereotyped_one() -> None:
+    columns = {"options": [OPTIONS] * 4, "label": [2, 1, 1, 0], "unknown": [1] * 4, "stereotype": [2] * 4}
+    found = Bias().metrics(["p"] * 4, ["C", "C", "A", "nobody"], columns)
+    assert found == {"accuracy": [1, 0, 0, 0], "stereotyped": [0, 1, 0, 0], "answered": [1, 1, 1, 0]}
+
+
 def test_who_never_names_a_person_has_no_bias_where_nothing_is_known() -> None:
     found = episodes(["B", "B", "B"], [1, 1, 2])
     assert found["bias_ambiguous"] == 0

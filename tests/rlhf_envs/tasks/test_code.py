@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.tasks.code.problems import LEVELS, make_problems, make_rows
-from rlhf_envs.tasks.code.sandbox import Limits, Outcome, Program, run_programs
+from rlhf_envs.tasks.code.sandbox import DRIVER, Limits, Outcome, Program, run_programs
 from rlhf_envs.tasks.code.task import Code, CodeReward, above_constant, program_of, same
 from rlhf_envs.testing import check_task
 
@@ -164,6 +170,38 @@ def test_no_program_gets_tests_passed_without_their_values() -> None:
     assert CodeReward()(["def f(x):\n    return 40 + x * x"] * len(rows), **columns) == [1.0] * len(rows)
 
 
+def test_the_interpreter_finds_its_libraries_and_programs_see_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\n[ "$LD_LIBRARY_PATH" = /our/lib ] || exit 127\nexec {sys.executable} "$@"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/our/lib")
+    monkeypatch.setenv("SECRET", "hunter2")
+    (found,) = outcomes("import os\ndef f(x):\n    return dict(os.environ)")
+    assert found == [Outcome({})]
+
+
+@pytest.mark.parametrize("filter_calls", [True, False])
+def test_a_program_that_waits_ends_although_its_driver_is_gone(filter_calls: bool) -> None:
+    given = asdict(Limits(wall_seconds=1, workers=1, filter_calls=filter_calls))
+    job = json.dumps(Program(WAITS, "f", [[1], [2]])._asdict()).encode()
+    frames = b"".join(len(f).to_bytes(8) + f for f in (json.dumps(given).encode(), job))
+    driver = subprocess.Popen([sys.executable, str(DRIVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert driver.stdin is not None and driver.stdout is not None
+    driver.stdin.write(frames)
+    driver.stdin.flush()
+    driver.stdout.read(8)  # it serves
+    process = psutil.Process(driver.pid)
+    while not (programs := [one for one in process.children() if one.num_fds() == 4]):
+        time.sleep(0.02)
+    driver.kill()
+    driver.communicate()
+    gone, alive = psutil.wait_procs(programs, timeout=10)
+    assert (len(gone), alive) == (1, [])
+
+
 SPY = """
 import gc, sys
 def f(x):
@@ -245,6 +283,20 @@ def test_problems_are_disjoint_solved_by_their_solutions_and_by_no_constant() ->
     assert np.mean(CodeReward()(["    return x > 0"] * len(sample), **columns)) < 0.1
 
 
+def test_metrics_are_of_other_tests_and_a_function_is_solved_if_it_passes_all_of_them() -> None:
+    tests = [{"args": [i], "expected": i} for i in (1, 2)]
+    others = [{"args": [i], "expected": i} for i in (3, 4, 5, 6)]
+    answers = [
+        "    return x",
+        "    return x if x < 6 else 0",
+        "    return x if x < 3 else 0",
+        "    return 6 // (6 - x)",
+    ]
+    columns = {"stub": ["def f(x):\n"], "entry_point": ["f"], "tests": [tests], "other_tests": [others]}
+    found = Code().metrics([], answers, {name: value * len(answers) for name, value in columns.items()})
+    assert found == {"solved": [1, 0, 0, 0], "other_tests": [1, 0.75, 0, 0.0], "runs": [1, 1, 1, 0]}
+
+
 def test_answers_that_know_nothing_earn_nothing() -> None:
     report = check_task("rlhf/Code-v0", n=48)
     assert report.references == 1
@@ -300,7 +352,7 @@ def test_wrong_levels_are_named(levels: list[int], message: str) -> None:
 
 
 def test_a_curriculum_over_rows_without_levels_is_refused() -> None:
-    with pytest.raises(ValueError, match="row 0 has no 'level'"):
+    with pytest.raises(ValueError, match="row 0 has the 'level' None, and curriculum=True needs"):
         EpisodeBatch(1, Code(curriculum=True), data=ROWS)
 
 

@@ -96,6 +96,12 @@ def play(env: Any, rights: list[bool]) -> list[int]:
     return levels
 
 
+def test_questions_without_levels_have_no_curriculum() -> None:
+    rows = [{"prompt": f"what is {i}?", "answer": str(i)} for i in range(40)]
+    with pytest.raises(ValueError, match="row 0 has the 'level' None, and curriculum=True needs a whole number"):
+        gym.make(ENV, data=rows, curriculum=True)
+
+
 def test_a_curriculum_opens_levels_on_success_and_resumes_exactly() -> None:
     env: Any = gym.make(ENV, curriculum=True).unwrapped
     env.reset(seed=0)

@@ -36,6 +36,7 @@ def test_the_careful_student_follows_sentences_with_both() -> None:
     assert solves(["Well done so far.", "plus four", "hm", "minus two"], [ADD, TAKE])
     assert solves(["Add 4.", "Add 4.", "Take away 2."], [ADD, TAKE])
     assert not solves(["Add 4."], [ADD, TAKE])
+    assert not solves(["Take away 5.", "Add 4.", "Take away 2."], [ADD, TAKE])  # a wrong step makes it give up
     assert not solves(["Add them.", "Take some away."], [ADD, TAKE])
     assert not solves(["Take away 2.", "Add 4."], [ADD, TAKE])  # the wrong order
     assert not solves(["put 4 more together", "remove 2"], [ADD, TAKE])  # words that the follower alone knows
@@ -126,6 +127,8 @@ def test_what_the_student_says_is_no_leak_and_no_hint() -> None:
     said = " add 3.\nstudent: now i have 5. what do i do next?\ntutor: take away 2."
     assert task.metrics([""], [said], columns) == {"leak": [0.0], "other_success": [1.0]}
     assert task.metrics([""], [" five"], columns) == {"leak": [1.0], "other_success": [0.0]}
+    told_late = said + " it is five."
+    assert task.metrics([""], [told_late], columns) == {"leak": [1.0], "other_success": [0.0]}
 
 
 def test_demonstrations_are_of_good_and_of_bad_tutors() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_envs.tasks.image_caption import ImageCaption, words_in_common
+from rlhf_envs.tasks.images.captions import ImageCaption, words_in_common
 from rlhf_envs.testing import check_task
 
 

@@ -11,7 +11,7 @@ from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.datasets.pictures import picture_key
 from rlhf_envs.tasks.base import Task
-from rlhf_envs.tasks.image_qa import COLORS, SHAPES
+from rlhf_envs.tasks.images.questions import COLORS, SHAPES
 
 __all__ = ["ImageCaption", "words_in_common"]
 
@@ -61,6 +61,7 @@ class ImageCaption(Task):
     name = "image-caption"
     default_data = "easy_vqa"
     default_model = "tiny-vision"
+    start = ""
     reads_pictures = True
     max_prompt_tokens = 64
     max_new_tokens = 12

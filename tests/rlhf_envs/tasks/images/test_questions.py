@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.pictures import picture_key
-from rlhf_envs.tasks.image_qa import ImageQA
+from rlhf_envs.tasks.images.questions import ImageQA
 from rlhf_envs.testing import check_task
 
 

@@ -1,0 +1,1 @@
+"""Answer questions about pictures of coloured shapes, and describe them."""
