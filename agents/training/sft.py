@@ -162,8 +162,8 @@ def fine_tune(
     sets = _lay_out(parts, model, network, max_length, form.tokenizer.pad_token_id or 0, packing)
     steps = max(round(epochs * len(sets["train"]) / batch_size), 1)
     logger.info("%d examples in %d rows, %d steps", len(parts["train"].examples), len(sets["train"]), steps)
+    save_processor(model, output)  # before the tokenizer: it brings the template that the model had
     (form.tokenizer if form.has_own_template else load_tokenizer(model)).save_pretrained(output)
-    save_processor(model, output)
     config = network.config.get_text_config()
     use_cache, config.use_cache = config.use_cache, False  # with a cache, packing is not seen
     trainer = make_trainer(

@@ -13,6 +13,7 @@ from PIL import Image
 import agents
 from agents.core.segment_buffer import SegmentBuffer
 from agents.training.sft import fine_tune
+from rlhf_envs.models import load_tokenizer
 
 COLORS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250), "black": (0, 0, 0)}
 
@@ -111,6 +112,15 @@ def test_fine_tuning_sees_the_pictures(tmp_path: Path) -> None:
         for given in (data, blind)
     ]
     assert scores[0] >= 0.9 and scores[1] <= 0.5
+
+
+def test_fine_tuning_saves_the_template_it_was_given_and_not_that_of_the_models_processor(tmp_path: Path) -> None:
+    data, model = [{**row, "split": "train"} for row in rows(4)], "tiny-vision"
+    for name in ("first", "second"):
+        template = "{% for m in messages %}[NAME: {{ m['role'] }}] {{ m['content'] }}\n{% endfor %}".replace("NAME", name)
+        fine_tune(data, tmp_path / name, model=model, epochs=0.1, chat_template=template)
+        model = str(tmp_path / name)
+        assert load_tokenizer(model).chat_template == template
 
 
 def test_evaluations_measure_the_kl_with_the_pictures() -> None:
