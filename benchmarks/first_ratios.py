@@ -2,10 +2,10 @@
 
     python -m benchmarks.first_ratios
 
-One rollout of Sentiment, in turn with `dtype="bfloat16"` and attention by SDPA and "eager", and with `bf16=True`. An
-update's pass over the whole rollout and over minibatches gives new log-probabilities; a ratio is the exponential of
-their difference to the rollout's. "decoding" is how far the log-probabilities of decoding are from a pass over whole
-sequences: the first ratios, if the rollout buffer did not compute them again.
+One rollout of Sentiment, in turn with `dtype="bfloat16"` and attention by SDPA and "eager", with `bf16=True`, and with
+`packing=True`. An update's pass over the whole rollout and over minibatches gives new log-probabilities; a ratio is the
+exponential of their difference to the rollout's. "decoding" is how far the log-probabilities of decoding are from a
+pass over whole sequences: the first ratios, if the rollout buffer did not compute them again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dtype bfloat16, sdpa": {"dtype": "bfloat16", "attn_implementation": "sdpa"},
     "dtype bfloat16, eager": {"dtype": "bfloat16", "attn_implementation": "eager"},
     "bf16, sdpa": {"bf16": True, "attn_implementation": "sdpa"},
+    "bf16, sdpa, packing": {"bf16": True, "attn_implementation": "sdpa", "packing": True},
+    "bf16, eager, packing": {"bf16": True, "attn_implementation": "eager", "packing": True},
 }
 MAX_ERROR = 0.02
 

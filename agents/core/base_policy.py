@@ -68,7 +68,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
         cuda_graphs: decode on a GPU by replaying CUDA graphs (see `agents.core.graph_decode`), which keep the memory of
             the KV cache also while the policy is updated. False decodes eagerly, which is slower and frees it.
         packing: in a pass over whole sequences, put several short ones into a row, if the model tells them apart and
-            that saves at least a tenth of the pass (see `agents.core.packing`). False pads them instead.
+            that saves at least a tenth of the pass (see `agents.core.packing`). False pads them instead. By default
+            they are padded in bfloat16 alone, where a shared row is rounded otherwise than a row of its own, so that
+            the first ratio of an update would not be 1.
         optimizer_class, optimizer_kwargs: as in SB3. The default is Adam, fused and with eps 1e-5; what is given goes
             before these two.
 
@@ -113,7 +115,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
         cuda_graphs: bool = True,
-        packing: bool = True,
+        packing: bool | None = None,
         use_sde: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -150,7 +152,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
             self._actor = Trunk(trunk, self.max_length, self.language_model, checkpointing=gradient_checkpointing)
             if not cuda_graphs:
                 self._actor.cache.graphs = None
-            self._actor.packs = packing and self._actor.packs
+            self._actor.packs &= not self.bf16 if packing is None else packing
             self._build_heads()
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]

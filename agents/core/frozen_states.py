@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
-from .language_model import SplitTrunk
+from .split_trunk import SplitTrunk
 
 __all__ = ["LastCall", "RolloutStates", "SlotStates"]
 

@@ -8,28 +8,23 @@ that does not fit is refused when it is loaded, not in the middle of a run.
 from __future__ import annotations
 
 import copy
-import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
-from torch.utils.hooks import RemovableHandle
-from transformers.cache_utils import Cache
 
 from rlhf_envs.models.adapters import has_adapters
 from rlhf_envs.models.kinds import check_text_decoder
 
 from .adapters import Adapters
-from .pictures import as_model_input, check_vision_model, decoder_of, try_pictures
-from .precision import computing_type
+from .forward_pass import find_blocks, hidden_states, nearly_equal
+from .pictures import as_model_input, check_vision_model, try_pictures
+from .split_trunk import SplitTrunk
 
-__all__ = ["LanguageModel", "Snapshot", "SplitTrunk", "TrainPart", "checkpointed", "find_blocks", "hidden_states"]
+__all__ = ["LanguageModel", "Snapshot", "TrainPart"]
 
 TrainPart = Literal["full", "lora", "head"] | int
 
@@ -232,181 +227,6 @@ class LanguageModel(nn.Module):
             head.weight = nn.Parameter(head.weight.detach().clone())
             self.model.config.tie_word_embeddings = False
             self.config.tie_word_embeddings = False
-
-
-class SplitTrunk:
-    """Run a trunk in two parts: first its frozen blocks, once; then, as often as needed, the other blocks.
-
-    Both parts are calls of the whole trunk. In the first call, a hook on the first block that learns keeps that block's
-    input (the *states*) and stops the call. In the second call, the frozen blocks do nothing, and a hook gives the
-    first block that learns the states as its input. This works for every decoder whose blocks pass one hidden state
-    from block to block.
-
-    Args:
-        n_frozen: how many of the first blocks never change. If that is all, the stored output is the trunk's own.
-    """
-
-    def __init__(self, trunk: nn.Module, blocks: nn.ModuleList, n_frozen: int) -> None:
-        self.trunk: Any = trunk
-        self.frozen = list(blocks[:n_frozen])
-        self.entry = blocks[n_frozen] if n_frozen < len(blocks) else None
-        self._n_outputs: int | None = None  # of a block that returns a tuple
-
-    @torch.no_grad()
-    def states(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pixels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the frozen blocks' output, `(batch, length, hidden_size)`, for right-padded contexts."""
-        if self.entry is None:
-            return hidden_states(self.trunk, input_ids, attention_mask, pixels=pixels)
-        taken: list[torch.Tensor] = []
-
-        def take(states: torch.Tensor) -> None:
-            taken.append(states)
-            raise _Reached
-
-        with self.watched(take), suppress(_Reached):
-            hidden_states(self.trunk, input_ids, attention_mask, pixels=pixels)
-            raise RuntimeError("the first block that learns was never called")
-        return taken[0]
-
-    def watched(self, take: Callable[[torch.Tensor], None]) -> RemovableHandle:
-        """Call `take` with the frozen blocks' output in every pass of the trunk that runs in a `with` block."""
-        if self.entry is None:
-            return self.trunk.register_forward_hook(lambda module, args, output: take(output.last_hidden_state))
-
-        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            take(args[0] if args else kwargs["hidden_states"])
-
-        return self.entry.register_forward_pre_hook(enter, with_kwargs=True)
-
-    def finish(
-        self,
-        states: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        positions: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return the last hidden states, `(batch, length, hidden_size)`, from what `states` returned.
-
-        The other arguments are those of `hidden_states`.
-        """
-        if self.entry is None:
-            return states
-
-        def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-            return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
-
-        def pass_on(*args: Any, **kwargs: Any) -> Any:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            return hidden if self._n_outputs is None else (hidden,) + (None,) * (self._n_outputs - 1)
-
-        passing_on = replaced_forwards(self.frozen, lambda _: pass_on)
-        with self.entry.register_forward_pre_hook(give, with_kwargs=True), passing_on:
-            return hidden_states(self.trunk, input_ids, attention_mask, positions)
-
-    @torch.no_grad()
-    def try_out(self) -> str:
-        """Return why the two parts do not make the whole; an empty string if they do."""
-
-        def look(module: nn.Module, args: object, output: object) -> None:
-            self._n_outputs = len(output) if isinstance(output, tuple) else None
-
-        parameter = next(self.trunk.parameters())
-        ids = torch.arange(6, device=parameter.device).reshape(2, 3) % 2
-        mask = torch.tensor([[1, 1, 1], [1, 1, 0]], device=parameter.device)
-        with self.frozen[0].register_forward_hook(look) if self.frozen else nullcontext():
-            whole = hidden_states(self.trunk, ids, mask)
-        try:
-            parts = self.finish(self.states(ids, mask), ids, mask)
-        except Exception as error:  # whatever a foreign model raises here means: it does not split
-            return f"it does not split ({type(error).__name__}: {error})"
-        equal = nearly_equal(parts[mask.bool()], whole[mask.bool()], computing_type(parameter))
-        return "" if equal else "its two parts do not equal the whole"
-
-
-class _Reached(Exception):
-    """Stop a pass that has reached the first block that learns."""
-
-
-@contextmanager
-def replaced_forwards(
-    blocks: Sequence[nn.Module], replace: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
-    """Let blocks run `replace(forward)` in place of their own `forward` while a `with` block runs."""
-    own = [vars(block).get("forward") for block in blocks]  # accelerate gives an instance its own
-    for block in blocks:
-        block.forward = replace(block.forward)
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, own, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
-
-
-def checkpointed(blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
-    """Return a context in which autograd keeps of each block only its input, and computes the rest again when needed.
-
-    transformers' own `gradient_checkpointing_enable` does this in training mode alone, where dropout is on.
-    """
-    plain = not torch.backends.cuda.flash_sdp_enabled()  # attention was told to take its plain kernel
-
-    def replace(forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
-                return forward(*args, **kwargs)
-
-        return partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
-
-    return replaced_forwards(blocks, replace)
-
-
-def find_blocks(trunk: nn.Module, n_blocks: int) -> nn.ModuleList:
-    """Return the list of a trunk's `n_blocks` blocks, found by its length; raise `ValueError` if there is none."""
-    for module in decoder_of(trunk).modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
-            return module
-    raise ValueError(
-        f"{type(trunk).__name__} has no list of {n_blocks} blocks: neither train=k nor gradient_checkpointing fits it"
-    )
-
-
-def nearly_equal(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Return whether two ways to compute the same in `dtype` agree: to 1e-3, or to 16 steps of a coarser type.
-
-    Of a coarser type the norm of the difference counts: single numbers may differ more.
-    """
-    if dtype.itemsize >= 4:
-        return torch.allclose(a, b, atol=1e-3, rtol=1e-3)
-    return bool((a - b).norm() <= 16 * torch.finfo(dtype).eps * b.norm())
-
-
-def cache_argument(trunk: nn.Module) -> str:
-    """Return the name under which a trunk takes its KV cache: transformers 5.24 renamed it to "cache"."""
-    return "cache" if "cache" in inspect.signature(trunk.forward).parameters else "past_key_values"
-
-
-def hidden_states(
-    trunk: nn.Module,
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    positions: torch.Tensor | None = None,
-    cache: Cache | None = None,
-    pixels: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return the last hidden states `(batch, length, hidden_size)` of right-padded contexts; fill the empty cache.
-
-    With `positions`, `(batch, length)`, and without a mask a row holds several sequences, see `agents.core.packing`.
-    `pixels` are the contexts' pictures, in the form that the trunk takes.
-    """
-    if positions is None:
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand_as(input_ids)
-    use: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, cache_argument(trunk): cache}
-    if pixels is not None:
-        use["pixel_values"] = pixels
-    return trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **use).last_hidden_state
 
 
 class Snapshot(nn.Module):

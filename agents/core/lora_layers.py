@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .language_model import replaced_forwards
+from .forward_pass import replaced_forwards
 from .precision import computing_type
 
 __all__ = ["LayerCopies", "MergedLayers", "adapters_in_use", "added_in_place", "is_plain"]

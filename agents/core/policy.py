@@ -18,8 +18,9 @@ from .adversarial import AdversarialRegulariser
 from .base_policy import LanguageModelPolicy
 from .checks import check_results
 from .distribution import TokenDistribution, check_rows, log_probs_and_entropies, log_probs_without_gradients
+from .forward_pass import hidden_states
 from .graph_decode import Graphs
-from .language_model import TrainPart, hidden_states
+from .language_model import TrainPart
 from .last_values import LastValues
 from .observations import check_token_ids, micro_batches
 from .supervised import SupervisedData, SupervisedLoss

@@ -9,13 +9,15 @@ from functools import partial
 import torch
 from torch import nn
 
+from .forward_pass import checkpointed, find_blocks, hidden_states
 from .frozen_states import LastCall, SlotStates
 from .graph_decode import DecodingGraphs
 from .kv_cache import SlottedTrunk
-from .language_model import LanguageModel, SplitTrunk, checkpointed, find_blocks, hidden_states
+from .language_model import LanguageModel
 from .lora_layers import added_in_place
 from .observations import gather_hidden, read_contexts, read_pixels
 from .packing import keeps_apart
+from .split_trunk import SplitTrunk
 
 __all__ = ["Trunk"]
 

@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.distribution import LOGITS_AT_ONCE
+from ..core.forward_pass import checkpointed, find_blocks, hidden_states
 from ..core.graph_decode import layers_to_cast
 from ..core.kv_cache import SlottedTrunk
-from ..core.language_model import checkpointed, find_blocks, hidden_states
 from ..core.lora_layers import is_plain
 
 __all__ = [

@@ -56,8 +56,8 @@ __all__ = [
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-# How the names begin of what a run writes before its first checkpoint: TensorBoard's folder, and the tokenizer.
-BEGUN = ("runs", "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template")
+# How the names begin of what a run writes before its first checkpoint: TensorBoard's folder, tokenizer, processor.
+BEGUN = ("runs", "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "processor")
 EOS, PAD = "<|eos|>", "<|pad|>"
 TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable of torch.load
 logger = logging.getLogger(__name__)

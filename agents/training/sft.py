@@ -4,6 +4,7 @@ The loop is that of `transformers.Trainer`.
 
 - `agents.core.examples` says what of a row is learned.
 - Short examples share a row of `max_length` tokens, see `agents.training.packing`.
+- An example with a picture has a row of its own, see `agents.training.picture_examples`.
 - What does not fit is counted: a long prompt loses its beginning; a completion that does not fit is left out, since
   cut short it would teach the model not to stop.
 """
@@ -15,7 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -48,6 +49,13 @@ __all__ = ["fine_tune"]
 Row = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
+
+
+class _Part(NamedTuple):
+    """Hold the examples of a split, and the pictures of its rows if the model reads any."""
+
+    examples: list[Example]
+    pictures: Pictures | None
 
 
 def _tells_examples_apart(network: PreTrainedModel) -> bool:
@@ -135,43 +143,27 @@ def fine_tune(
     model = model or (task and task.default_model) or "tiny"
     checkpoint = find_checkpoint(Path(output), resume)
     check_flags(checkpoint, lora, merge)
-    tokenizer = load_tokenizer(model)
     if task is not None:
-        chat_template = choose_template(tokenizer, chat_template, task.chat_template)
-    form = ChatFormat(tokenizer, system_prompt, chat, chat_template, chat_template_kwargs)
-    tokenizer = form.tokenizer
+        chat_template = choose_template(load_tokenizer(model), chat_template, task.chat_template)
+    form = ChatFormat(load_tokenizer(model), system_prompt, chat, chat_template, chat_template_kwargs)
     max_length = _row_length(model, max_length)
     rows, places = number_rows(load_rows(data, required=(), columns=columns), source)
     _check_conversations(form, rows, source)
-    ends = end_ids(tokenizer, model)
-    options = max_length, ends, on_long_completion
-    shown: dict[int, Pictures] = {}  # by the identity of the examples of a split
 
-    def encode(part: list[dict[str, Any]]) -> tuple[list[Example], Counter[str]]:
-        pictures = find_pictures(model, part, source, is_vision_model(model))
-        found = encode_rows(tokenizer, part, *options, lambda i: places[id(part[i])], form, pictures)
-        if pictures is not None:
-            shown[id(found[0])] = pictures
-        return found
+    def encode(part: list[dict[str, Any]]) -> tuple[_Part, Counter[str]]:
+        pictures, ends = find_pictures(model, part, source, is_vision_model(model)), end_ids(form.tokenizer, model)
+        options = max_length, ends, on_long_completion, lambda i: places[id(part[i])], form, pictures
+        examples, counted = encode_rows(form.tokenizer, part, *options)
+        return _Part(examples, pictures), counted
 
     parts, counts = _encode_splits(rows, source, max_length, encode)
     torch.manual_seed(seed)
     network = load_network(model, lora)
-    packed = packing and not shown and _tells_examples_apart(network)
-    if packing and not packed and not shown:
-        logger.warning("%r does not tell packed examples apart: each gets a row of its own", model)
-    pad = tokenizer.pad_token_id or 0
-    sets: dict[str, Any] = {
-        name: PictureExamples(examples, shown[id(examples)], pad, network)
-        if id(examples) in shown
-        else PackedExamples(examples, max_length, pad, packed)
-        for name, examples in parts.items()
-        if examples
-    }
+    sets = _lay_out(parts, model, network, max_length, form.tokenizer.pad_token_id or 0, packing)
     steps = max(round(epochs * len(sets["train"]) / batch_size), 1)
-    logger.info("%d examples in %d rows, %d steps", len(parts["train"]), len(sets["train"]), steps)
-    (tokenizer if form.has_own_template else load_tokenizer(model)).save_pretrained(output)
-    save_processor(model, output)
+    logger.info("%d examples in %d rows, %d steps", len(parts["train"].examples), len(sets["train"]), steps)
+    save_processor(model, output)  # before the tokenizer: it brings the template that the model had
+    (form.tokenizer if form.has_own_template else load_tokenizer(model)).save_pretrained(output)
     config = network.config.get_text_config()
     use_cache, config.use_cache = config.use_cache, False  # with a cache, packing is not seen
     trainer = make_trainer(
@@ -188,7 +180,7 @@ def fine_tune(
         bf16=bf16,
     )
     run_trainer(trainer, checkpoint)
-    metrics: dict[str, float] = {"steps": steps, "examples": len(parts["train"]), **counts}
+    metrics: dict[str, float] = {"steps": steps, "examples": len(parts["train"].examples), **counts}
     if "validation" in sets:
         loss = _mean_loss(network, sets["validation"], batch_size)
         metrics = {"loss": loss, "perplexity": math.exp(loss), **metrics}
@@ -209,10 +201,13 @@ def _row_length(model: str, given: int | None) -> int:
 
 
 def _encode_splits(
-    rows: list[dict[str, Any]], source: str, max_length: int, encode: Callable[[list[dict[str, Any]]], Any]
-) -> tuple[dict[str, list[Example]], Counter[str]]:
-    """Return the examples of training and validation, if there are rows for it, and the counts of `encode_rows`."""
-    parts: dict[str, list[Example]] = {}
+    rows: list[dict[str, Any]],
+    source: str,
+    max_length: int,
+    encode: Callable[[list[dict[str, Any]]], tuple[_Part, Counter[str]]],
+) -> tuple[dict[str, _Part], Counter[str]]:
+    """Return the examples of training, and of validation if there are rows for it, and the counts of `encode_rows`."""
+    parts: dict[str, _Part] = {}
     counts = Counter[str]()
     for split in ("train", "validation"):
         try:
@@ -225,12 +220,28 @@ def _encode_splits(
         parts[split], counted = encode(part)
         counts += counted
     log_counts(logger, counts, len(rows), f"max_length={max_length}")
-    if not parts["train"]:
+    if not parts["train"].examples:
         raise ValueError(
             f"{source}: no completion is left to learn, all are empty or do not fit into max_length={max_length}: "
             "raise that, or cut completions"
         )
-    return parts, counts
+    return {split: part for split, part in parts.items() if part.examples}, counts
+
+
+def _lay_out(
+    parts: dict[str, _Part], model: str, network: PreTrainedModel, max_length: int, pad: int, packing: bool
+) -> dict[str, PackedExamples | PictureExamples]:
+    """Return the rows of each split: with a picture each, or with several examples where the model tells them apart."""
+    shown = parts["train"].pictures is not None
+    packed = packing and not shown and _tells_examples_apart(network)
+    if packing and not packed and not shown:
+        logger.warning("%r does not tell packed examples apart: each gets a row of its own", model)
+    return {
+        split: PackedExamples(part.examples, max_length, pad, packed)
+        if part.pictures is None
+        else PictureExamples(part.examples, part.pictures, pad, network)
+        for split, part in parts.items()
+    }
 
 
 def _check_conversations(chat: ChatFormat, rows: Sequence[Row], source: str) -> None:

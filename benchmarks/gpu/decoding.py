@@ -11,9 +11,9 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import Cache
 
+from agents.core.forward_pass import cache_argument
 from agents.core.graph_decode import CudaBackend
-from agents.core.kv_cache import SlotLayer
-from agents.core.language_model import cache_argument
+from agents.core.slot_layer import SlotLayer
 
 from ..work import FreshLlama
 from .checks import build_policy, random_sequences

@@ -12,7 +12,9 @@ from PIL import Image
 
 import agents
 from agents.core.segment_buffer import SegmentBuffer
+from agents.training import sft
 from agents.training.sft import fine_tune
+from rlhf_envs.models import load_tokenizer
 
 COLORS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250), "black": (0, 0, 0)}
 
@@ -113,6 +115,15 @@ def test_fine_tuning_sees_the_pictures(tmp_path: Path) -> None:
     assert scores[0] >= 0.9 and scores[1] <= 0.5
 
 
+def test_fine_tuning_saves_the_template_it_was_given_and_not_that_of_the_models_processor(tmp_path: Path) -> None:
+    data, model = [{**row, "split": "train"} for row in rows(4)], "tiny-vision"
+    for name in ("first", "second"):
+        template = f"{name} {{% for m in messages %}}[{{{{ m['role'] }}}}] {{{{ m['content'] }}}}\n{{% endfor %}}"
+        fine_tune(data, tmp_path / name, model=model, epochs=0.1, chat_template=template)
+        model = str(tmp_path / name)
+        assert load_tokenizer(model).chat_template == template
+
+
 def test_evaluations_measure_the_kl_with_the_pictures() -> None:
     agent = agents.make("ppo", make_env(), n_steps=6, batch_size=24, n_epochs=2, learning_rate=2e-3, seed=0)
     agent.learn(48)
@@ -125,3 +136,16 @@ def test_fine_tuning_without_pictures_or_with_adapters_is_refused(tmp_path: Path
         fine_tune([{"prompt": "a", "completion": " b"}] * 3, tmp_path / "out", model="tiny-vision")
     with pytest.raises(ValueError, match="adapters of vision-language models"):
         fine_tune([{**row, "split": "train"} for row in rows()], tmp_path / "out", model="tiny-vision", lora=True)
+
+
+def test_fine_tuning_that_was_stopped_before_its_first_checkpoint_starts_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = [{**row, "split": "train"} for row in rows(4)]
+    options: dict[str, Any] = dict(model="tiny-vision", epochs=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "run_trainer", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fine_tune(data, tmp_path / "start", **options)
+    assert (tmp_path / "start" / "processor_config.json").is_file()
+    assert fine_tune(data, tmp_path / "start", resume=True, **options)["steps"] == 1

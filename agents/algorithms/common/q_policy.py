@@ -16,8 +16,8 @@ from rlhf_envs.models.adapters import adapter_layers
 
 from ...core.base_policy import LanguageModelPolicy
 from ...core.distribution import TokenDistribution
+from ...core.forward_pass import hidden_states
 from ...core.kv_cache import SlottedTrunk
-from ...core.language_model import hidden_states
 from ...core.observations import check_token_ids, gather_hidden, read_contexts
 
 __all__ = ["QPolicy"]

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import agents
 from agents.algorithms.maskable_ppo import MaskableTokenPolicy
 from agents.core.distribution import log_probs_and_entropies
-from agents.core.language_model import hidden_states
+from agents.core.forward_pass import hidden_states
 from agents.core.observations import micro_batches
 from agents.evaluation import evaluate as evaluation
 from agents.evaluation.generate import generate

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import agents
-from agents.core.language_model import find_blocks
+from agents.core.forward_pass import find_blocks
 
 ID = "rlhf/IncreasingNumbers-v0"
 

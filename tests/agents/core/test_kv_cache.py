@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from agents.core import kv_cache
+from agents.core.forward_pass import hidden_states
 from agents.core.kv_cache import SlottedTrunk
-from agents.core.language_model import LanguageModel, hidden_states
+from agents.core.language_model import LanguageModel
 
 
 def _recompute(trunk, ids, lengths):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from agents.core.language_model import LanguageModel, find_blocks
+from agents.core.forward_pass import find_blocks
+from agents.core.language_model import LanguageModel
 from tests.agents.conftest import GROUPED, SIZES
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from agents.core import kv_cache
+from agents.core.forward_pass import hidden_states
 from agents.core.kv_cache import SlottedTrunk
-from agents.core.language_model import LanguageModel, hidden_states
+from agents.core.language_model import LanguageModel
 from agents.core.lora_layers import MergedLayers, added_in_place
 from agents.core.policy import TokenPolicy
 from rlhf_envs.models.adapters import adapter_layers

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import agents
 from agents.core import precision
-from agents.core.language_model import find_blocks
+from agents.core.forward_pass import find_blocks
 from agents.core.policy import TokenPolicy
 from rlhf_envs.models.adapters import add_adapters
 

@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 
 from agents import SequenceRolloutBuffer, TokenPolicy, make, make_vec_env
 from agents.core import distribution as token_distribution
-from agents.core.language_model import find_blocks
+from agents.core.forward_pass import find_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*decodes without a KV cache")
 

@@ -13,8 +13,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import agents
+from agents.core.forward_pass import checkpointed, find_blocks, hidden_states
 from agents.core.graph_decode import DecodingGraphs
-from agents.core.language_model import checkpointed, find_blocks, hidden_states
 from agents.training.memory import activation_bytes, cache_bytes, estimate_memory, state_bytes
 from benchmarks import memory_estimate
 
