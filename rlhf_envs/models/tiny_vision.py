@@ -108,7 +108,7 @@ def build_tiny_vision(trained: Path | None = None, seed: int = 0) -> Any:
         found = {name: weight.float() for name, weight in load_file(trained).items()}
         strange = model.load_state_dict(found, strict=False).unexpected_keys
         if strange or {name for name, _ in model.named_parameters() if learns(name)} != set(found):
-            raise ValueError(f"{trained} does not hold what tiny-vision learns: run scripts/models/tiny_vision.py again")
+            raise ValueError(f"{trained} lacks what tiny-vision learns: run scripts/models/tiny_vision.py again")
     return model
 
 

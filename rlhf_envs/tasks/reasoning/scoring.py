@@ -15,7 +15,8 @@ __all__ = ["UNSOUND", "PackageScore", "StrictScore", "normal", "strict_score"]
 
 logger = logging.getLogger(__name__)
 
-# Verifiers of reasoning-gym 0.1.25 that answers which know nothing beat, by `python -m scripts.checks.reasoning_gym_verifiers`.
+# Verifiers of reasoning-gym 0.1.25 that answers which know nothing beat:
+# `python -m scripts.checks.reasoning_gym_verifiers`.
 UNSOUND = {
     "coin_flip": "gives '0' 0.97 on average",
     "game_of_life": "gives the most common board 0.96 on average",
