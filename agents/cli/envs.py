@@ -41,7 +41,8 @@ def envs(context: typer.Context) -> None:
     console.print("prompt, new: the most tokens of each; change with --env-kwargs max_new_tokens:24")
     results = sorted(read_results().items())
     measured = [(env_id, found["metric"], f"{found['before']:.3f}", gain_of(found)) for env_id, found in results]
-    console.print(make_table(("measured", "metric", "start", "gain"), measured, left=2, no_wrap=("measured", "start", "gain")))
+    titles = ("measured", "metric", "start", "gain")
+    console.print(make_table(titles, measured, left=2, no_wrap=("measured", "start", "gain")))
     console.print("metric: not the reward; start: of `rlhf sft ID start`; gain: of `rlhf train --env ID --model start`")
 
 
