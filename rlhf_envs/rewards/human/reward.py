@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -288,7 +288,7 @@ class HumanReward(Reward):
         self.open().withdraw(sorted(ids))
         self._asked = {text: item_id for text, item_id in self._asked.items() if item_id not in ids}
 
-    def _fill_in(self, scores: np.ndarray, rows: Columns) -> np.ndarray:
+    def _fill_in(self, scores: np.ndarray, rows: Mapping[str, Sequence[Any]]) -> np.ndarray:
         """Give the completions without an answer, whose score is NaN, the mean of the others or the fallback's."""
         unanswered = np.isnan(scores)
         n = int(unanswered.sum())
