@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -29,9 +30,10 @@ def test_every_result_has_a_plan_and_says_what_it_measured() -> None:
         assert result["metric"] in describe_result(env_id)
 
 
-def test_the_readme_has_the_table_of_results() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert results_table() in readme
+@pytest.mark.parametrize(("page", "language"), [("README.md", "en"), ("README.zh.md", "zh")])
+def test_the_readme_has_the_table_of_results(page: str, language: Literal["en", "zh"]) -> None:
+    readme = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    assert results_table(language) in readme, results_table(language)
 
 
 def test_the_readme_and_the_docs_make_the_start_as_it_is_measured() -> None:
