@@ -164,7 +164,8 @@ def save_trained(model: Any, path: Path) -> None:
 
     from rlhf_envs.models import load_causal_lm
 
-    tiny = load_causal_lm("tiny").transformer.state_dict()
+    model_of_text: Any = load_causal_lm("tiny")
+    tiny = model_of_text.transformer.state_dict()
     stored: dict[str, torch.Tensor] = {}
     for name, weight in model.named_parameters():
         if learns(name) and name.startswith(DECODER) and weight.ndim == 2:
