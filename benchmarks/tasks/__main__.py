@@ -3,8 +3,8 @@
 `python -m benchmarks.tasks rlhf/SpamFilter-v0 --seeds 3 --write` runs `rlhf sft` and `rlhf train` for every seed, in
 processes of their own, with the flags of `plans.yml`, and reads the reports. The metric is another one than the reward,
 on the test split. The gain is the mean over the seeds, with its standard error. `--write` keeps the row in
-`rlhf_envs/tasks/results.json`, which `rlhf envs`, the README and the documentation show. Further arguments go to `rlhf
-train`, such as `--test-split validation` for choosing settings.
+`rlhf_envs/tasks/results.json`, which `rlhf envs` and the documentation show, and writes the tables
+of both READMEs anew. Further arguments go to `rlhf train`, such as `--test-split validation` for choosing settings.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from agents.training.hyperparams import parse_yaml
 from benchmarks.learning import run
+from benchmarks.tasks.readmes import write_tables
 from rlhf_envs.files import replace_json
 from rlhf_envs.registration import describe
 from rlhf_envs.tasks.results import RESULTS, read_results
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--folder", help="keep the runs here; a temporary folder by default")
-    parser.add_argument("--write", action="store_true", help="keep the results in rlhf_envs/tasks/results.json")
+    parser.add_argument("--write", action="store_true", help="keep the results in results.json and the READMEs")
     args, further = parser.parse_known_args()
     for env_id in args.env:
         plan = read_plans()[env_id]
@@ -116,6 +117,8 @@ def main() -> None:
         print()
         if args.write:
             replace_json(RESULTS, {**read_results(), env_id: result}, indent=2)
+    if args.write:
+        write_tables()
 
 
 if __name__ == "__main__":
