@@ -15,37 +15,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from rlhf_envs.rewards.ngrams import NgramModel
-from rlhf_envs.tasks.dialogue.judge import FOLDER, DialogueJudge, Turn, expand, turn_features
-from scripts.datasets.chitchat import WORD, Chat, chats_of_splits, common_words, read_chats, read_names
-from scripts.models.dialogue_pairs import KINDS, MAX_WORDS, make_pairs, turns_of
+from rlhf_envs.tasks.dialogue.judge import FOLDER, DialogueJudge, expand, turn_features
+from scripts.datasets.chitchat import WORD, chats_of_splits, common_words, read_chats, read_names
+from scripts.models.dialogue_pairs import KINDS, MAX_WORDS, make_pairs, rated_pieces, turns_of
 
 TARGET = Path(__file__).resolve().parents[2] / "rlhf_envs/models" / FOLDER
 OTHERS = 3  # things that are set against a turn
-PIECE = 6  # turns of a rated piece
 
 
 def without_rare(texts: Sequence[str], words: set[str]) -> list[str]:
     """Return the texts with each word that is not one of `words` replaced by one that occurs nowhere else."""
     numbers = itertools.count()
     return [WORD.sub(lambda m: m[0] if m[0] in words else f"unknown{next(numbers)}", text.lower()) for text in texts]
-
-
-def pieces_of(chats: Sequence[Chat]) -> tuple[list[list[Turn]], NDArray[np.float64]]:
-    """Return pieces of rated chats as their turns, and the chats' ratings, (n,)."""
-    pieces, ratings = list[list[Turn]](), list[float]()
-    for chat in (chat for chat in chats if chat.rating is not None):
-        texts = [text.lower() for _, text in chat.turns]
-        for start in range(0, len(texts) - PIECE + 1, PIECE):
-            piece = texts[start : start + PIECE]
-            if all(len(text.split()) <= MAX_WORDS for text in piece):
-                pieces.append([(piece[max(i - 3, 0) : i], piece[i]) for i in range(1, PIECE)])
-                ratings.append(float(chat.rating or 0))
-    return pieces, np.array(ratings)
 
 
 def main() -> None:
@@ -72,7 +57,7 @@ def main() -> None:
     judge = DialogueJudge(
         language, {**arrays, "rating_coef": np.zeros(inputs.shape[1]), "rating_intercept": np.zeros(())}
     )
-    pieces, ratings = pieces_of(splits["judge"])
+    pieces, ratings = rated_pieces(splits["judge"])
     ridge = RidgeCV(np.logspace(0, 4, 9)).fit([judge.expanded(piece).mean(0) for piece in pieces], ratings)
     judge.arrays |= {"rating_coef": ridge.coef_, "rating_intercept": np.asarray(ridge.intercept_)}
     judge.save(TARGET)
@@ -88,7 +73,7 @@ def main() -> None:
         lead = judge.log_odds([(turn.before, turn.said) for turn, _ in found])
         lead = lead - judge.log_odds([(turn.before, text) for turn, text in found])
         print(f"| {kind.__name__} | {(lead > 0).mean():.3f} | {len(found)} |")
-    pieces, ratings = pieces_of(splits["test"])
+    pieces, ratings = rated_pieces(splits["test"])
     rank = spearmanr([judge.rating(piece) for piece in pieces], ratings).statistic
     print(f"rank correlation with held-out ratings: {rank:.3f} over {len(pieces)} pieces, mean {ratings.mean():.2f}")
 

@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from rlhf_envs.datasets.messages import Messages
+import numpy as np
+from numpy.typing import NDArray
+
 from scripts.datasets.chitchat import Chat
 from scripts.datasets.writing import letters
 
-__all__ = ["KINDS", "Turn", "as_chat", "make_pairs", "turns_of"]
+__all__ = ["KINDS", "MAX_WORDS", "Turn", "make_pairs", "rated_pieces", "turns_of"]
 
 MAX_WORDS = 30  # of a turn
+PIECE = 6  # turns of a rated piece
 COMMON = 150  # turns that are said most often
 LOWEST = 5.0  # rating of the chats whose turns are imitated
 
@@ -123,7 +126,14 @@ def make_pairs(
                 yield turn, text
 
 
-def as_chat(before: Sequence[str]) -> Messages:
-    """Return turns as messages, the last of the user."""
-    roles = ["user", "assistant"]
-    return [{"role": roles[(len(before) - 1 - i) % 2], "content": text} for i, text in enumerate(before)]
+def rated_pieces(chats: Sequence[Chat]) -> tuple[list[list[tuple[Sequence[str], str]]], NDArray[np.float64]]:
+    """Return pieces of rated chats as their turns, each with up to three before it, and the chats' ratings, (n,)."""
+    pieces, ratings = list[list[tuple[Sequence[str], str]]](), list[float]()
+    for chat in (chat for chat in chats if chat.rating is not None):
+        texts = [text.lower() for _, text in chat.turns]
+        for start in range(0, len(texts) - PIECE + 1, PIECE):
+            piece = texts[start : start + PIECE]
+            if all(len(text.split()) <= MAX_WORDS for text in piece):
+                pieces.append([(piece[max(i - 3, 0) : i], piece[i]) for i in range(1, PIECE)])
+                ratings.append(float(chat.rating or 0))
+    return pieces, np.array(ratings)

@@ -28,7 +28,7 @@ PEOPLE, PERSON = "people", "person"
 KNOWN = (PEOPLE, PERSON, *(name for name in NAMES if name in ("tiny", "smollm2")))
 ECHO = 3  # words
 CANDIDATES = 8  # exchanges among which one is drawn
-CONTEXT = 0.4  # of the similarity, for what was said before
+CONTEXT, ANSWER = 0.25, 0.25  # of the similarity, for what was said before, and for the answer itself
 WARMTH = 0.05  # of the draw: differences of similarity below it hardly count
 MAX_TOKENS = 32  # of a model's reply
 
@@ -51,9 +51,10 @@ def is_sensible(texts: Sequence[str]) -> bool:
 class People:
     """Say what a person said after the turn that is most like the agent's, or leave if that person left there.
 
-    The similarity of two turns is the cosine of their words, weighted by inverse document frequency; two fifths of it
-    are that of the turns before them. One of the eight most similar turns whose answer is new in the chat is drawn, the
-    more similar the likelier. Without any word in common with what people said, the partner leaves.
+    The similarity of two turns is the cosine of their words, weighted by inverse document frequency. It counts half;
+    a quarter is that of the turns before them, and a quarter that of the agent's turn and the answer, which are then
+    about the same. One of the eight most similar turns whose answer is new in the chat is drawn, the more similar the
+    likelier. Without any word in common with what people said, the partner leaves.
 
     Args:
         chats: turns of chats, and whether each chat ended with the last one.
@@ -68,7 +69,8 @@ class People:
                 self.replies.append(reply)
                 said.append(turns[i])
                 before.append(turns[i - 1] if i else "")
-        self._said, self._before = _Index(said), _Index(before)
+        answers = [reply or "" for reply in self.replies]
+        self._said, self._before, self._answers = (_Index(texts) for texts in (said, before, answers))
 
     def __call__(self, dialogs: Sequence[Dialog]) -> list[str | None]:
         """Return what is answered to each dialog."""
@@ -79,9 +81,8 @@ class People:
         likeness = self._said.compare(texts[-1])
         if not likeness.any():
             return None
-        likeness = (1 - CONTEXT) * likeness
-        if len(texts) > 1:
-            likeness = likeness + CONTEXT * self._before.compare(texts[-2])
+        likeness = (1 - CONTEXT - ANSWER) * likeness + ANSWER * self._answers.compare(texts[-1])
+        likeness += CONTEXT * self._before.compare(texts[-2])
         best = np.argsort(-likeness, kind="stable")[: 4 * CANDIDATES]
         known = {" ".join(overlap_words(text)) for text in texts}
         new = [

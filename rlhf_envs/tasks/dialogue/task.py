@@ -40,7 +40,7 @@ class Dialogue(Task):
 
     The chats are of chitchat-dataset (Myers, Etchart and Fulda, 2020), without anything that tells who wrote them: see
     `SOURCES.md`. No person of one split has written in another one, and the reward model, the partner and the
-    demonstrations know training chats alone. `rlhf sft rlhf/Dialogue-v0 start --epochs 3 --learning-rate 1e-3` teaches
+    demonstrations know training chats alone. `rlhf sft rlhf/Dialogue-v0 start --learning-rate 1e-3` teaches
     a model to chat, from both sides of them.
 
     ## Observation space
@@ -52,12 +52,14 @@ class Dialogue(Task):
     read and write lines such as "User: Hello".
 
     ## Reward
-    By turn: `turn_weight` (0.25) times the score of the turn after the chat before it. At the end: the score of the
-    whole chat, so that four good turns earn up to 2. The score is that of "dialogue-reward", within [0, 1]: a small
-    reward model that learned to tell the higher rated of two pieces of chats, and what a person said from something
-    else. A turn that nobody answers scores 0.
+    By turn: `turn_weight` (0.25) times "dialogue-turn", how probably a person said the turn after the chat before it.
+    At the end: "dialogue-rating", the share of training chats that people would rate lower than this one, so that four
+    good turns earn up to 2. Both are within [0, 1], and of the same small reward model, which is linear in the words
+    and pairs of words of a turn and of the one before it. It learned to tell what a person said from something else,
+    and how people rated chats. A turn that nobody answers scores 0.
 
-    The metrics are by "dialogue-judge", which is of another kind and learned from chats of other people:
+    The metrics are by "dialogue-judge", which goes by how words follow each other and by the form of both turns, and
+    learned from chats of other people:
     `judged_human` (how probably a person said a turn there, mean of the agent's turns), `judged_rating` (the rating,
     from 1 to 10, that people would give the chat) and `win_rate` (whether it finds the agent's first turn more human
     than what the person said, the column `reference`). Beside them stand `repetition` (the share of the agent's word
@@ -86,14 +88,14 @@ class Dialogue(Task):
     """
 
     name = "dialogue"
-    default_reward = "dialogue-reward"
+    default_reward = "dialogue-rating"
     default_data = "chats"
-    start = "--epochs 3 --learning-rate 1e-3"
+    start = "--learning-rate 1e-3"
     chat_template = "roles"
     max_prompt_tokens, max_new_tokens, max_turns = 48, 160, 4
 
     def __init__(
-        self, partner: str | Partner = "people", turn_reward: str = "dialogue-reward", turn_weight: float = 0.25
+        self, partner: str | Partner = "people", turn_reward: str = "dialogue-turn", turn_weight: float = 0.25
     ) -> None:
         if isinstance(turn_weight, bool) or not isinstance(turn_weight, int | float) or not math.isfinite(turn_weight):
             raise ValueError(f"turn_weight={turn_weight!r}: give a number")

@@ -17,6 +17,7 @@ from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.tasks.dialogue import Dialogue
 from rlhf_envs.tasks.dialogue.judge import FEATURES, load_judge
 from rlhf_envs.tasks.dialogue.partners import ModelPartner, People, find_partner, is_sensible, swapped
+from rlhf_envs.tasks.dialogue.reward import BUCKETS, hashed, load_model
 from rlhf_envs.tasks.dialogue.task import repetition, turns_of
 from tests.rlhf_envs.small_models import byte_level, save_model
 
@@ -106,7 +107,7 @@ def test_a_chat_has_four_turns_that_are_paid_one_by_one_and_at_the_end(env: Any)
             break
     assert [message["role"] for message in info["messages"]] == ["user", "assistant"] * 4
     assert len(info["turn_rewards"]) == 4
-    model = get_reward("dialogue-reward")
+    model = get_reward("dialogue-turn")
     for turn in range(4):
         asked, done = info["messages"][: 2 * turn + 1], info["messages"][2 * turn + 1 : 2 * turn + 2]
         assert info["turn_rewards"][turn] == pytest.approx(
@@ -137,7 +138,7 @@ def test_the_weight_of_turns_and_their_reward_can_be_set() -> None:
     assert (usual > 0, none) == (True, 0)
 
 
-def test_no_opening_and_no_person_of_one_split_is_in_another() -> None:
+def test_held_out_openings_are_new_and_no_turn_of_training_chats() -> None:
     rows = {split: load_rows("chats", split) for split in ("train", "validation", "test")}
     assert [len(found) for found in rows.values()] == [6196, 120, 300]
     train = {text for row in rows["train"] for text in (row["prompt"], *row["turns"])}
@@ -157,7 +158,7 @@ def test_the_bundled_chats_show_no_digits_addresses_and_capitals() -> None:
 def test_demonstrations_are_the_chats_from_both_sides() -> None:
     rows = Dialogue().demonstrations("validation")
     first = load_rows("chats", "validation")[0]
-    assert [message["content"] for message in rows[0]["messages"]][0] == first["prompt"]
+    assert next(message["content"] for message in rows[0]["messages"]) == first["prompt"]
     assert all(row["messages"][-1]["role"] == "assistant" for row in rows)
     said = {message["content"] for row in rows for message in row["messages"] if message["role"] == "assistant"}
     assert {*first["turns"]} <= said
@@ -181,7 +182,7 @@ def test_the_judge_prefers_what_people_said(env: Any) -> None:
 
 
 def test_the_reward_prefers_what_people_said() -> None:
-    model, rows = get_reward("dialogue-reward"), load_rows("chats", "test")[:150]
+    model, rows = get_reward("dialogue-turn"), load_rows("chats", "test")[:150]
     prompts = [[{"role": "user", "content": row["prompt"]}] for row in rows]
     said = [row["turns"][0] for row in rows]
     real, other = (
@@ -192,6 +193,28 @@ def test_the_reward_prefers_what_people_said() -> None:
     assert (np.array(real) > np.array(other))[long].mean() > 0.75
     assert min(real) >= 0
     assert max(real) <= 1
+
+
+def test_the_rating_is_that_of_all_turns_of_the_agent_and_none_of_the_partners() -> None:
+    rate, prompt = get_reward("dialogue-rating"), [{"role": "user", "content": "hey, what do you do for fun?"}]
+    said = ["i love to read. do you?", "yeah, i read a lot", "nice! what is your favorite book?"]
+    roles = ["assistant", "user", "assistant"]
+    chat = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
+    turns = [([prompt[0]["content"]], said[0]), ([prompt[0]["content"], *said[:2]], said[2])]
+    (found,) = rate(prompts=[prompt], completions=[chat])
+    assert found == pytest.approx(load_model().rating(turns))
+    assert 0 < found < 1
+    assert rate(prompts=[prompt], completions=[[*chat[:2], chat[0]]]) == [0]  # said already
+
+
+def test_features_are_hashed_once_and_have_one_norm() -> None:
+    places, value = hashed(["how are you?"], "good, how are you?")
+    assert len({*places.tolist()}) == len(places)
+    assert len(places) * value**2 == pytest.approx(1)
+    assert places.min() >= 0
+    assert places.max() < BUCKETS
+    other, _ = hashed(["what is it?"], "good, how are you?")
+    assert {*places.tolist()} != {*other.tolist()}  # what was said before counts
 
 
 @pytest.mark.parametrize("name", ["dialogue-reward", "dialogue-judge"])
@@ -262,7 +285,7 @@ def test_a_person_at_the_keyboard_can_be_the_partner(
         ({"partner": "peeple"}, "unknown partner 'peeple': did you mean 'people'"),
         ({"partner": 3}, "partner=3 is no name, and no function"),
         ({"partner": "no_such_module:it"}, "no_such_module"),
-        ({"turn_reward": "dialog-reward"}, "dialogue-reward"),
+        ({"turn_reward": "dialog-turn"}, "dialogue-turn"),
         ({"turn_weight": "1"}, "turn_weight='1'"),
         ({"turn_weight": float("nan")}, "turn_weight=nan"),
         (
