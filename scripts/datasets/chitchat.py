@@ -5,8 +5,9 @@
 
 It needs the extra `safety` (alt-profanity-check). A turn is kept if all of this holds, and chats are cut where one is
 not: every word of it was written by 15 different people; none is a proper noun (a word of which a third or more
-stand capitalised within sentences) or a first name of the census; it has no digit, no sign such as "@" or "/", no
-phrase by which people tell who they are or where they live; the filter of offensive language gives it less than a half.
+stand capitalised within sentences) or a first name of the census that is no common word; it has no digit, no sign such
+as "@" or "/", no phrase by which people tell who they are or where they live; the filter of offensive language gives it
+less than a half.
 Deterministic: the same sources give the same bytes.
 """
 
@@ -33,7 +34,7 @@ MEMBER = "chitchat_dataset/dataset.json"
 NAMES = ("names-0.3.0/names/dist.female.first", "names-0.3.0/names/dist.male.first")
 PEOPLE = 15  # who wrote a word, for it to be kept
 PROPER = 1 / 3  # of a word's places within sentences that are capitalised, for it to be a proper noun
-COMMON = 0.9  # of a first name's places within sentences that are not, for it to be a word too ("will", "may")
+COMMON, USES = 0.9, 200  # of a first name's places within sentences that are not, and how many, for it to be a word too
 OFFENSIVE = 0.5
 MAX_WORDS = 24  # of a turn
 WINDOW = 9  # turns: an opening, and four of each
@@ -102,8 +103,8 @@ def common_words(chats: Sequence[Chat], names: set[str]) -> set[str]:
     found = set()
     for word in (word for word, writers in people.items() if len(writers) >= PEOPLE):
         share = capital[word] / inside[word] if inside[word] else 0.0
-        limit = 1 - COMMON if word in names else PROPER
-        if word in ALWAYS_CAPITAL or share < limit:
+        is_word = inside[word] >= USES and share <= 1 - COMMON if word in names else share < PROPER
+        if word in ALWAYS_CAPITAL or is_word:
             found.add(word)
     return found
 

@@ -25,7 +25,7 @@ from scripts.datasets.chitchat import chats_of_splits, read_chats
 from scripts.models.dialogue_pairs import KINDS, make_pairs, rated_pieces, turns_of
 
 TARGET = Path(__file__).resolve().parents[2] / "rlhf_envs/models" / FOLDER
-TURNS, OTHERS = 24_000, 1.5  # turns that are learned from, and how many others are set against each
+TURNS, OTHERS = 50_000, 1.5  # turns that are learned from, and how many others are set against each
 
 Said = tuple[Sequence[str], str]
 
@@ -49,7 +49,7 @@ def main() -> None:
     pairs = rng.sample(pairs, min(len(pairs), round(OTHERS * len(learned))))
     inputs = as_matrix([(t.before, t.said) for t in learned] + [(t.before, other) for t, other in pairs])
     labels = np.repeat([1, 0], [len(learned), len(pairs)])
-    model = LogisticRegression(C=3.0, max_iter=60, class_weight="balanced").fit(inputs, labels)
+    model = LogisticRegression(C=1.0, max_iter=150, class_weight="balanced").fit(inputs, labels)
     pieces, ratings = rated_pieces(splits["train"])
     turn_of = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
     shares = csr_matrix((1 / np.bincount(turn_of)[turn_of], (turn_of, np.arange(len(turn_of)))))

@@ -139,7 +139,8 @@ class DialogueTurn(Reward):
 class DialogueRating(Reward):
     """Score the agent's turns of a chat by the share of training chats that people would rate lower, in [0, 1].
 
-    A chat that ends with a turn that nobody would answer scores 0.
+    It is multiplied with how probably people said these turns, on average, since ratings tell nothing of noise. A chat
+    that ends with a turn that nobody would answer scores 0.
     """
 
     name = "dialogue-rating"
@@ -154,7 +155,8 @@ class DialogueRating(Reward):
     def _rate(self, before: list[str], said: list[str]) -> float:
         chat = [*before, *said]
         turns = [(chat[:i], chat[i]) for i in range(len(before), len(chat), 2)]
-        return load_model().rating(turns) if is_sensible(chat) else 0.0
+        human = float(np.mean([load_model().humanness(*turn) for turn in turns]))
+        return load_model().rating(turns) * human if is_sensible(chat) else 0.0
 
 
 def _texts(said: Prompt) -> list[str]:

@@ -33,15 +33,15 @@ class Dialogue(Task):
     ## Description
     The prompts are what people said in chats: 300 for tests, 120 for validation, the others for training. The agent
     answers, the partner goes on or leaves. By default the partner does what a person did: it takes the eight turns of
-    the training chats that are most like the agent's (and like what was said before it), draws one, and says what the
-    person there said, or leaves if that person left. It leaves too after a turn that nobody answers: an empty one, one
-    in several lines, one that repeats its own turn or echoes three words or more, or one without any word that people
-    used.
+    the training chats that are most like the agent's (what was said before and after them counts too), draws one, and
+    says what the person there said next, or leaves if that person left. It leaves too after a turn that nobody answers:
+    an empty one, one in several lines, one that repeats its own turn or echoes three words or more, or one without any
+    word that people used.
 
     The chats are of chitchat-dataset (Myers, Etchart and Fulda, 2020), without anything that tells who wrote them: see
     `SOURCES.md`. No person of one split has written in another one, and the reward model, the partner and the
-    demonstrations know training chats alone. `rlhf sft rlhf/Dialogue-v0 start --learning-rate 1e-3` teaches
-    a model to chat, from both sides of them.
+    demonstrations know training chats alone. `rlhf sft rlhf/Dialogue-v0 start --learning-rate 1e-3` teaches a model to
+    chat, from both sides of them.
 
     ## Observation space
     `input_ids` and `attention_mask`, (208,) each: an opening of up to 48 tokens and up to 160 of turns and replies. A
@@ -53,10 +53,10 @@ class Dialogue(Task):
 
     ## Reward
     By turn: `turn_weight` (0.25) times "dialogue-turn", how probably a person said the turn after the chat before it.
-    At the end: "dialogue-rating", the share of training chats that people would rate lower than this one, so that four
-    good turns earn up to 2. Both are within [0, 1], and of the same small reward model, which is linear in the words
-    and pairs of words of a turn and of the one before it. It learned to tell what a person said from something else,
-    and how people rated chats. A turn that nobody answers scores 0.
+    At the end: "dialogue-rating", the share of training chats that people would rate lower than one with the agent's
+    turns, times the mean of "dialogue-turn". So four good turns earn up to 2. Both are within [0, 1], and of the same
+    small reward model, which is linear in the words and pairs of words of a turn and of the one before it. It learned
+    to tell what a person said from something else, and how people rated chats. A turn that nobody answers scores 0.
 
     The metrics are by "dialogue-judge", which goes by how words follow each other and by the form of both turns, and
     learned from chats of other people:
@@ -113,12 +113,11 @@ class Dialogue(Task):
         """
         if data is not None:
             return [self._read(row, number) for number, row in enumerate(data)]
-        found = {row["prompt"]: row for row in reversed(super().rows(split, None))}
-        return [
-            {"prompt": as_messages(opening, "prompt"), "reference": row["turns"][0]}
-            for opening, row in reversed(found.items())
-            if len(opening.split()) >= MIN_OPENING
-        ]
+        answers = dict[str, str]()
+        for row in super().rows(split, None):
+            if len(row["prompt"].split()) >= MIN_OPENING:
+                answers.setdefault(row["prompt"], row["turns"][0])
+        return [{"prompt": as_messages(text, "prompt"), "reference": answer} for text, answer in answers.items()]
 
     def _read(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
         """Return a row of a user's data with its prompt as messages."""
@@ -160,9 +159,8 @@ class Dialogue(Task):
         if not self.turn_reward:
             return [0.0] * len(dialogs)
         prompts = [dialog.messages[:-1] for dialog in dialogs]
-        scores, _ = evaluate_reward(
-            get_reward(self.turn_reward), prompts, [dialog.messages[-1:] for dialog in dialogs], {}
-        )
+        turns = [dialog.messages[-1:] for dialog in dialogs]
+        scores, _ = evaluate_reward(get_reward(self.turn_reward), prompts, turns, {})
         return (self.turn_weight * np.asarray(scores)).tolist()
 
     def metrics(

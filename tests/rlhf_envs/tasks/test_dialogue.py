@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def test_nonsense_ends_the_chat(env: Any, said: str) -> None:
     rewards, info = play(env, said)
     assert info["finish_reason"] == "task"
     assert info["metrics"]["turns"] == 1
-    assert sum(rewards) < 0.6 if said == "zzxqj qqzz" else sum(rewards) == 0
+    assert sum(rewards) < 0.5 if said == "zzxqj qqzz" else sum(rewards) == 0
 
 
 def test_the_weight_of_turns_and_their_reward_can_be_set() -> None:
@@ -140,7 +141,7 @@ def test_the_weight_of_turns_and_their_reward_can_be_set() -> None:
 
 def test_held_out_openings_are_new_and_no_turn_of_training_chats() -> None:
     rows = {split: load_rows("chats", split) for split in ("train", "validation", "test")}
-    assert [len(found) for found in rows.values()] == [6196, 120, 300]
+    assert [len(found) for found in rows.values()] == [6139, 120, 300]
     train = {text for row in rows["train"] for text in (row["prompt"], *row["turns"])}
     held_out = [row["prompt"] for split in ("validation", "test") for row in rows[split]]
     assert len({*held_out}) == len(held_out)
@@ -152,7 +153,7 @@ def test_the_bundled_chats_show_no_digits_addresses_and_capitals() -> None:
         for text in (row["prompt"], *row["turns"]):
             assert not any(character.isdigit() or character in "@/_#" for character in text)
             assert text == text.lower()
-            assert len(text.split()) <= 24
+            assert len(re.findall("[a-z]+(?:'[a-z]+)*", text)) <= 24
 
 
 def test_demonstrations_are_the_chats_from_both_sides() -> None:
@@ -202,7 +203,8 @@ def test_the_rating_is_that_of_all_turns_of_the_agent_and_none_of_the_partners()
     chat = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
     turns = [([prompt[0]["content"]], said[0]), ([prompt[0]["content"], *said[:2]], said[2])]
     (found,) = rate(prompts=[prompt], completions=[chat])
-    assert found == pytest.approx(load_model().rating(turns))
+    human = np.mean([load_model().humanness(*turn) for turn in turns])
+    assert found == pytest.approx(load_model().rating(turns) * human)
     assert 0 < found < 1
     assert rate(prompts=[prompt], completions=[[*chat[:2], chat[0]]]) == [0]  # said already
 
@@ -234,7 +236,7 @@ def test_metrics_are_read_from_the_turns() -> None:
     assert repetition(["hi"]) == 0
     task, columns = Dialogue(), {"reference": ["pretty good", ""]}
     found = task.metrics(["hey", "hey"], [text, "good good good"], columns)
-    assert found["turn_words"] == [3.5, 3]
+    assert found["turn_words"] == [4, 3]
     assert found["reply_words"] == [3, 0]
     assert found["win_rate"][0] in (0, 0.5, 1)
     assert np.isnan(found["win_rate"][1])  # there is nothing to win against
@@ -317,4 +319,4 @@ def test_openings_of_ones_own_may_be_texts_or_chats() -> None:
     assert env.rows[0]["prompt"] == [{"role": "user", "content": "what is up?"}]
     _, info = play(env, "", index=1)
     assert info["messages"][:3] == chat
-    assert np.isnan(info["metrics"]["win_rate"])
+    assert "win_rate" not in info["metrics"]  # there is nobody to win against
