@@ -40,8 +40,8 @@ class Dialogue(Task):
 
     The chats are of chitchat-dataset (Myers, Etchart and Fulda, 2020), without anything that tells who wrote them: see
     `SOURCES.md`. No person of one split has written in another one, and the reward model, the partner and the
-    demonstrations know training chats alone. `rlhf sft rlhf/Dialogue-v0 start --learning-rate 1e-3` teaches a model to
-    chat, from both sides of them.
+    demonstrations know training chats alone. `rlhf sft rlhf/Dialogue-v0 start --epochs 2 --learning-rate 1e-3` teaches
+    a model to chat, from both sides of them.
 
     ## Observation space
     `input_ids` and `attention_mask`, (208,) each: an opening of up to 48 tokens and up to 160 of turns and replies. A
@@ -90,7 +90,7 @@ class Dialogue(Task):
     name = "dialogue"
     default_reward = "dialogue-rating"
     default_data = "chats"
-    start = "--learning-rate 1e-3"
+    start = "--epochs 2 --learning-rate 1e-3"
     chat_template = "roles"
     max_prompt_tokens, max_new_tokens, max_turns = 48, 160, 4
 
