@@ -178,7 +178,7 @@ def cut(chat: Chat, good: Mapping[str, bool]) -> list[dict[str, Any]]:
 
 def draw_openings(pieces: Sequence[dict[str, Any]], n: int, taken: set[str]) -> list[dict[str, Any]]:
     """Return n pieces, in the order of a hash, whose openings have three words and are new; `taken` has those known."""
-    found = []
+    found: list[dict[str, Any]] = []
     for piece in sorted(pieces, key=lambda piece: hashlib.sha1(json.dumps(piece).encode()).hexdigest()):
         key = letters(piece["prompt"])
         if len(found) < n and len(piece["prompt"].split()) >= 3 and key not in taken:

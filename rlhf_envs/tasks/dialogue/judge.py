@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +73,8 @@ class DialogueJudge:
     def save(self, folder: str | Path) -> None:
         """Write `weights.npz` and the files of the trigram model."""
         self.language.save(folder)
-        np.savez_compressed(
-            Path(folder) / "weights.npz", **{name: np.float32(array) for name, array in self.arrays.items()}
-        )
+        arrays: dict[str, Any] = {name: np.float32(array) for name, array in self.arrays.items()}
+        np.savez_compressed(Path(folder) / "weights.npz", **arrays)
 
     @classmethod
     def load(cls, name: str = FOLDER) -> DialogueJudge:

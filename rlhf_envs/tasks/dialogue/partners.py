@@ -158,7 +158,7 @@ class ModelPartner:
                 eos_token_id=self.ends,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-        said = self.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
+        said = str(self.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
         return next((line.strip() for line in said.split("\n") if line.strip()), None)
 
 
@@ -236,7 +236,7 @@ def _named_partner(name: str) -> Partner:
     if ":" not in name:
         return ModelPartner(name)
     found: Any = import_attribute(name, f"partner {name!r}")
-    return found() if isinstance(found, type) else found  # type: ignore[no-any-return]
+    return found() if isinstance(found, type) else found
 
 
 def check_said(said: Sequence[str | None], n: int, partner: Any) -> list[str | None]:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,9 @@ class DialogueModel:
     def save(self, folder: str | Path) -> None:
         """Write `weights.npz`, in half precision."""
         Path(folder).mkdir(parents=True, exist_ok=True)
-        arrays = {name: np.float16(array) if array.ndim else np.float32(array) for name, array in self.arrays.items()}
+        arrays: dict[str, Any] = {
+            name: np.float16(array) if array.ndim else np.float32(array) for name, array in self.arrays.items()
+        }
         np.savez_compressed(Path(folder) / "weights.npz", **arrays)
 
     @classmethod

@@ -44,7 +44,7 @@ class Dialogue(Task):
     a model to chat, from both sides of them.
 
     ## Observation space
-    `input_ids` and `attention_mask`, (208,) each: an opening of up to 48 tokens and up to 160 of turns and replies. A
+    `input_ids` and `attention_mask`, (212,) each: an opening of up to 52 tokens and up to 160 of turns and replies. A
     longer opening loses its beginning.
 
     ## Action space
@@ -57,6 +57,7 @@ class Dialogue(Task):
     turns, times the mean of "dialogue-turn". So four good turns earn up to 2. Both are within [0, 1], and of the same
     small reward model, which is linear in the words and pairs of words of a turn and of the one before it. It learned
     to tell what a person said from something else, and how people rated chats. A turn that nobody answers scores 0.
+    Short turns that fit in many places ("i disagree.") may score more than what people said; said again they score 0.
 
     The metrics are by "dialogue-judge", which goes by how words follow each other and by the form of both turns, and
     learned from chats of other people:
@@ -92,7 +93,7 @@ class Dialogue(Task):
     default_data = "chats"
     start = "--epochs 2 --learning-rate 1e-3"
     chat_template = "roles"
-    max_prompt_tokens, max_new_tokens, max_turns = 48, 160, 4
+    max_prompt_tokens, max_new_tokens, max_turns = 52, 160, 4
 
     def __init__(
         self, partner: str | Partner = "people", turn_reward: str = "dialogue-turn", turn_weight: float = 0.25
