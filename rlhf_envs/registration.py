@@ -35,6 +35,7 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/ClassifyNews-v0": "rlhf_envs.tasks.classify:ClassifyNews",
     "rlhf/Bias-v0": "rlhf_envs.tasks.bias:Bias",
     "rlhf/CustomerService-v0": "rlhf_envs.tasks.customer_service:CustomerService",
+    "rlhf/Dialogue-v0": "rlhf_envs.tasks.dialogue:Dialogue",
     "rlhf/Document-v0": "rlhf_envs.tasks.document:Document",
     "rlhf/Summarize-v0": "rlhf_envs.tasks.summarize:Summarize",
     "rlhf/Translate-v0": "rlhf_envs.tasks.translate:Translate",

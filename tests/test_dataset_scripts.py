@@ -86,3 +86,54 @@ def test_an_abstract_stands_once_for_each_aspect(tmp_path: Path) -> None:
         "id": "P1", "prompt": "We try (hard). It works.", "aspect": "challenge", "reference": "It is hard.",
         "split": "train",
     }  # fmt: skip
+
+
+def test_chats_lose_what_tells_who_wrote_them() -> None:
+    pytest.importorskip("profanity_check", reason="the filter of offensive language")
+    pytest.importorskip("networkx")
+    from scripts.datasets import chitchat
+
+    shared = ["i like it here", "we met in Boston today", "so do i and megan too", "it is the best i ever saw"]
+    secret = ["my password is swordfish", "i like it here, see me at 5", "i like it from here", "look at http://a.b"]
+    chats = [
+        chitchat.Chat(
+            str(i), frozenset({f"a{i}", f"b{i}"}), [(f"{'ab'[k % 2]}{i}", text) for k, text in enumerate(shared)], 5.0
+        )
+        for i in range(chitchat.PEOPLE)
+    ]
+    chats.append(chitchat.Chat("x", frozenset("xy"), [("xy"[i % 2], text) for i, text in enumerate(secret)], None))
+    words = chitchat.common_words(chats, {"megan"})
+    assert {"like", "here", "best"} <= words
+    assert not words & {"boston", "megan", "swordfish"}
+    kept = chitchat.clean([*shared, *secret], words)
+    assert [text for text, good in kept.items() if good] == ["i like it here", "it is the best i ever saw"]
+
+
+def test_chats_are_cut_where_a_turn_is_left_out_and_pieces_share_a_turn() -> None:
+    pytest.importorskip("profanity_check", reason="the filter of offensive language")
+    pytest.importorskip("networkx")
+    from scripts.datasets import chitchat
+
+    texts = ["Bad", *(f"turn {'abcdefghijklm'[i]}" for i in range(13)), "Bad", "alone"]
+    chat = chitchat.Chat("x", frozenset("xy"), [("xy"[i % 2], text) for i, text in enumerate(texts)], 7.0)
+    first, second = chitchat.cut(chat, {text: text != "Bad" for text in texts})
+    assert (first["prompt"], first["turns"][-1]) == ("turn a", "turn i")
+    assert (second["prompt"], second["turns"]) == ("turn i", ["turn j", "turn k", "turn l", "turn m"])
+    assert [first["ended"], second["ended"]] == [False, False]
+    whole = chitchat.Chat("x", chat.people, chat.turns[1:4], None)
+    assert [piece["ended"] for piece in chitchat.cut(whole, dict.fromkeys(texts, True))] == [True]
+
+
+def test_people_who_chatted_with_each_other_are_of_one_split() -> None:
+    pytest.importorskip("networkx")
+    pytest.importorskip("profanity_check", reason="the filter of offensive language")
+    from scripts.datasets import chitchat
+
+    pairs = [(f"{g}{i}", f"{g}{j}") for g in "abcdefgh" for i in range(4) for j in range(i)]
+    turns = [("a", "hi")]
+    chats = [chitchat.Chat(f"{pair}", frozenset(pair), turns, None) for pair in [*pairs, ("a0", "b0")]]
+    splits = chitchat.chats_of_splits(chats)
+    people = {split: {person for chat in found for person in chat.people} for split, found in splits.items()}
+    assert sum(len(found) for found in people.values()) == len(set.union(*people.values()))
+    assert sum(len(found) for found in splits.values()) >= len(pairs)
+    assert len(people["train"]) > len(people["test"])

@@ -40,6 +40,8 @@ _targets: dict[str, str | Callable[..., Any]] = {
     "private-data": "rlhf_envs.tasks.customer_service.scoring:PrivateData",
     "promises": "rlhf_envs.tasks.customer_service.scoring:Promises",
     "rudeness": "rlhf_envs.tasks.customer_service.scoring:Rudeness",
+    "dialogue-turn": "rlhf_envs.tasks.dialogue.reward:DialogueTurn",
+    "dialogue-rating": "rlhf_envs.tasks.dialogue.reward:DialogueRating",
     "pessimistic": "rlhf_envs.rewards.pessimism:Pessimistic",
 }
 _made: dict[str, Callable[..., Any]] = {}
