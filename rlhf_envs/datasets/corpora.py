@@ -1,7 +1,7 @@
 """Load corpora: labelled texts from installed packages and bundled samples, each text with a fixed split.
 
-Of the film reviews a hash of the text decides the split. So every stage (pre-training, the reward model, the gold judge,
-the prompts) holds out the same texts, in whatever order or subset it reads them.
+Of the film reviews a hash of the text decides the split. So every stage (pre-training, the reward model, the gold
+judge, the prompts) holds out the same texts, in whatever order or subset it reads them.
 """
 
 from __future__ import annotations

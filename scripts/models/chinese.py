@@ -202,7 +202,8 @@ def main() -> None:
         card = CARD.format(
             name="chinese-judge",
             what="The judge of `rlhf/ChineseReview-v0`, against which no agent trains: the probability that a review "
-            "is favourable times the probability that it is written and not garbled, by two trigram models of characters.",
+            "is favourable times the probability that it is written and not garbled, by two trigram models of "
+            "characters.",
             data=f"{len(reviews):,} texts that agents and the reward never see: {books:,} of books, the others of "
             "hotels and electronics in other blocks of the source",
             limits="It sees three characters at a time. A paragraph has the label of its whole review, which it need "
