@@ -96,7 +96,7 @@ def test_a_whole_continuation_of_tiny_is_bytes_and_its_end_is_seen() -> None:
     ids = tokenizer("很好")["input_ids"]
     assert len(ids) == 6, "three bytes a character"
     texts = []
-    for given in ([*ids, tokenizer.eos_token_id], ids[:4] + [tokenizer.eos_token_id], (ids * 7)[:40]):
+    for given in ([*ids, tokenizer.eos_token_id], [*ids[:4], tokenizer.eos_token_id], (ids * 7)[:40]):
         env.reset(seed=0)
         for token in given:
             _, _, terminated, _, info = env.step(token)
