@@ -137,7 +137,7 @@ def test_held_out_openings_begin_no_training_text() -> None:
     texts = {"train": "酒店的房间很干净也很安静", "test": "酒店的房间很小而且非常吵闹"}
     rows = [{"prompt": text, "split": split} for split, text in texts.items() for _ in range(8)]
     found = chinese_reviews.with_openings(rows)
-    cut = {(row["split"], row["prompt"][: int(row["opening"])]) for row in found if row["opening"]}
+    cut = {(row["split"], str(row["prompt"])[: int(row["opening"])]) for row in found if row["opening"]}
     assert len({opening for _, opening in cut}) == len(cut) > 1
     assert all(4 <= int(row["opening"]) <= 8 for row in found if row["opening"])
 

@@ -31,7 +31,7 @@ class ChineseReview(LabelTask):
     agent writes on (3,729 openings train, 611 validation, 1,215 test).
 
     "tiny" has learned no Chinese: a character is three of its tokens, and what it writes is broken characters. `rlhf
-    pretrain chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 600` makes a model that knows the
+    pretrain chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 1500` makes a model that knows the
     language of these reviews, from the training split, in about five minutes. `rlhf sft rlhf/ChineseReview-v0 start
     --model zh` teaches it the form of the answers (with `--env-kwargs mode:continue` how the openings went on), and
     `rlhf train --env rlhf/ChineseReview-v0 --model start` the rest.
@@ -76,7 +76,7 @@ class ChineseReview(LabelTask):
 
     name = "chinese-review"
     default_data = "chinese_reviews"
-    pretraining = "chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 600"
+    pretraining = "chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 1500"
     start = ""
     labels = ("好评", "差评")
     template = "{text}\n评价："
