@@ -31,10 +31,11 @@ class ChineseReview(LabelTask):
     agent writes on (3,729 openings train, 611 validation, 1,215 test).
 
     "tiny" has learned no Chinese: a character is three of its tokens, and what it writes is broken characters. `rlhf
-    pretrain chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 1500` makes a model that knows the
-    language of these reviews, from the training split, in about five minutes. `rlhf sft rlhf/ChineseReview-v0 start
-    --model zh` teaches it the form of the answers (with `--env-kwargs mode:continue` how the openings went on), and
-    `rlhf train --env rlhf/ChineseReview-v0 --model start` the rest.
+    pretrain chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 1500` makes a model of 1.5M
+    parameters from the training split, in about four minutes. It puts words together as these reviews do, and few
+    sentences that make sense. `rlhf sft rlhf/ChineseReview-v0 start --model zh --learning-rate 1e-3` teaches it the form
+    of the answers (with `--env-kwargs mode:continue` how the openings went on), and `rlhf train --env
+    rlhf/ChineseReview-v0 --model start` the rest.
 
     ## Observation space
     `input_ids` and `attention_mask`, (192,) each: a prompt of up to 184 tokens and up to 8 new ones. A longer review
@@ -77,7 +78,7 @@ class ChineseReview(LabelTask):
     name = "chinese-review"
     default_data = "chinese_reviews"
     pretraining = "chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 1500"
-    start = ""
+    start = "--learning-rate 1e-3"
     labels = ("好评", "差评")
     template = "{text}\n评价："
     max_prompt_tokens = 184

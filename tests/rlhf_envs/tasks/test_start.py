@@ -50,7 +50,10 @@ def test_a_run_from_the_bare_model_is_told_how_to_make_a_start_and_others_are_no
     assert "`rlhf sft rlhf/QuestionAnswering-v0 start --env-kwargs wrong_cost:0.2` makes" in (advise(sums) or "")
     chinese = advise(TrainConfig(env="rlhf/ChineseReview-v0", env_kwargs={"mode": "continue"})) or ""
     assert "`rlhf pretrain chinese-reviews zh --n-embd 160" in chinese
-    assert "`rlhf sft rlhf/ChineseReview-v0 start --model zh --env-kwargs mode:continue` makes a start" in chinese
+    assert (
+        "`rlhf sft rlhf/ChineseReview-v0 start --model zh --learning-rate 1e-3 --env-kwargs mode:continue` makes"
+        in chinese
+    )
     assert advise(TrainConfig(env="rlhf/SpamFilter-v0", model="smollm2")) is None
     assert advise(TrainConfig(env="rlhf/Sentiment-v0")) is None
     assert advise(TrainConfig(env="rlhf/DialogBandit-v0")) is None
