@@ -33,8 +33,8 @@ class ChineseReview(LabelTask):
     "tiny" has learned no Chinese: a character is three of its tokens, and what it writes is broken characters. `rlhf
     pretrain chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 1500` makes a model of 1.5M
     parameters from the training split, in about four minutes. It puts words together as these reviews do, and few
-    sentences that make sense. `rlhf sft rlhf/ChineseReview-v0 start --model zh --learning-rate 1e-3` teaches it the form
-    of the answers (with `--env-kwargs mode:continue` how the openings went on), and `rlhf train --env
+    sentences that make sense. `rlhf sft rlhf/ChineseReview-v0 start --model zh --learning-rate 1e-3` teaches it the
+    form of the answers (with `--env-kwargs mode:continue` how the openings went on), and `rlhf train --env
     rlhf/ChineseReview-v0 --model start` the rest.
 
     ## Observation space
