@@ -35,7 +35,8 @@ from rlhf_envs.rewards.ngrams import NgramModel
 from scripts.datasets.chinese_reviews import LABELS, LENGTHS, Review, read_reviews
 
 TARGET = Path(__file__).resolve().parents[2] / "rlhf_envs/models"
-N_FEATURES, C = 20_000, 3.0
+N_FEATURES, C = 12_000, 3.0
+BEGINNING = 100  # characters of a text that the judge learns from: favourable reviews of books are long
 GOOD = LABELS["pos"]
 
 Damage = Callable[[str, Sequence[str], random.Random], str]
@@ -115,7 +116,10 @@ def fit_reward() -> ChineseReward:
 
 def fit_models(reviews: Sequence[Review]) -> tuple[NgramModel, NgramModel]:
     """Return the trigram models of favourable and of unfavourable reviews."""
-    texts = {label: [as_characters(r.text) for r in reviews if r.label == label] for label in LABELS.values()}
+    texts = {
+        label: [as_characters(review.text[:BEGINNING]) for review in reviews if review.label == label]
+        for label in LABELS.values()
+    }
     return NgramModel.fit(texts[GOOD], min_count=2), NgramModel.fit(texts[LABELS["neg"]], min_count=2)
 
 
@@ -204,8 +208,8 @@ def main() -> None:
             what="The judge of `rlhf/ChineseReview-v0`, against which no agent trains: the probability that a review "
             "is favourable times the probability that it is written and not garbled, by two trigram models of "
             "characters.",
-            data=f"{len(reviews):,} texts that agents and the reward never see: {books:,} of books, the others of "
-            "hotels and electronics in other blocks of the source",
+            data=f"the first {BEGINNING} characters of {len(reviews):,} texts that agents and the reward never see: "
+            f"{books:,} of books, the others of hotels and electronics in other blocks of the source",
             limits="It sees three characters at a time. A paragraph has the label of its whole review, which it need "
             "not carry, so that no model is right about all of them.",
             n=len(tests),
