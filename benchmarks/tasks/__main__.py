@@ -25,7 +25,7 @@ from typing import Any, Literal
 from agents.training.hyperparams import parse_yaml
 from benchmarks.learning import run
 from rlhf_envs.files import replace_file, replace_json
-from rlhf_envs.registration import describe
+from rlhf_envs.registration import describe, task_of
 from rlhf_envs.tasks.results import RESULTS, read_results, results_table
 
 PLANS = Path(__file__).parent / "plans.yml"
@@ -58,21 +58,44 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
     return flags
 
 
+def make_base(env_id: str, folder: Path) -> dict[str, str]:
+    """Make the model that the task's start begins with, where it has a `pretraining`; return the flags that name it."""
+    task = task_of(env_id)
+    if task is None or task.pretraining is None:
+        return {}
+    source, name, *flags = task.pretraining.split()
+    if not (folder / name).exists():
+        call_rlhf(f"the pre-training of {env_id}", ["pretrain", source, str(folder / name), *flags])
+    return {"model": str(folder / name)}
+
+
+def call_rlhf(what: str, words: list[str]) -> None:
+    """Run a command of `rlhf` in a process of its own, and end with what it printed if it failed."""
+    done = subprocess.run([sys.executable, "-m", "agents.cli", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{what} failed:\n{done.stdout}\n{done.stderr}")
+
+
 def measure_seed(env_id: str, plan: Mapping[str, Any], seed: int, folder: Path, further: list[str]) -> dict[str, Any]:
     """Fine-tune a start if the plan has one, train from it, and return the report with the seconds of both."""
+    base = make_base(env_id, folder) if "sft" in plan else {}
     flags, started = as_flags(plan.get("train", {})), time.perf_counter()
     if "sft" in plan:
         start = folder / f"start_{seed}"
-        command = [sys.executable, "-m", "agents.cli", "sft", plan.get("demonstrations", env_id), str(start)]
-        done = subprocess.run(
-            [*command, "--seed", str(seed), *as_flags(plan["sft"])], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            sys.exit(f"the SFT start of seed {seed} failed:\n{done.stdout}\n{done.stderr}")
+        words = ["sft", plan.get("demonstrations", env_id), str(start), "--seed", str(seed)]
+        call_rlhf(f"the SFT start of seed {seed}", [*words, *as_flags({**base, **plan["sft"]})])
         flags += ["--model", str(start)]
     prepared = time.perf_counter() - started
     report = run(plan["algo"], env_id, seed, folder, ["--eval-freq", "0", *flags, *further])
     return {"sft_seconds": prepared, **report}
+
+
+def named_model(env_id: str, plan: Mapping[str, Any]) -> str | None:
+    """Return the name of the model that the start begins with: that of the plan, of the pre-training or of the task."""
+    task = task_of(env_id)
+    if "sft" in plan and task is not None and task.pretraining is not None:
+        return task.pretraining.split()[1]
+    return plan.get("sft", {}).get("model") or plan.get("train", {}).get("model") or describe(env_id).model
 
 
 def summarise(env_id: str, plan: Mapping[str, Any], reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -83,7 +106,7 @@ def summarise(env_id: str, plan: Mapping[str, Any], reports: list[dict[str, Any]
     return {
         "metric": metric,
         "algo": plan["algo"],
-        "model": plan.get("sft", {}).get("model") or plan.get("train", {}).get("model") or describe(env_id).model,
+        "model": named_model(env_id, plan),
         "start": "sft" if "sft" in plan else "model",
         "before": round(statistics.mean(before), 4),
         "after": round(statistics.mean(after), 4),

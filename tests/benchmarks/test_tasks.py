@@ -75,3 +75,22 @@ def test_a_task_is_fine_tuned_trained_and_written_down(
     assert "balanced_accuracy: a gain of" in capsys.readouterr().out
     for page in ("README.md", "README.zh.md"):
         assert (tmp_path / page).read_bytes() == (Path(__file__).parents[2] / page).read_bytes()
+
+
+def test_a_task_with_a_pre_training_gets_its_base_once_and_the_result_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+
+    def call(what: str, words: list[str]) -> None:
+        called.append(words)
+        (tmp_path / "zh").mkdir()
+
+    monkeypatch.setattr(tasks, "call_rlhf", call)
+    env_id = "rlhf/ChineseReview-v0"
+    assert [tasks.make_base(env_id, tmp_path) for _ in range(2)] == [{"model": str(tmp_path / "zh")}] * 2
+    (words,) = called
+    assert words[:3] == ["pretrain", "chinese-reviews", str(tmp_path / "zh")] and "--steps" in words
+    assert tasks.make_base("rlhf/SpamFilter-v0", tmp_path) == {}
+    assert tasks.named_model(env_id, PLANS[env_id]) == "zh"
+    assert tasks.named_model("rlhf/SpamFilter-v0", PLANS["rlhf/SpamFilter-v0"]) == "tiny"
