@@ -39,6 +39,7 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/Document-v0": "rlhf_envs.tasks.document:Document",
     "rlhf/Summarize-v0": "rlhf_envs.tasks.summarize:Summarize",
     "rlhf/Translate-v0": "rlhf_envs.tasks.translate:Translate",
+    "rlhf/ChineseReview-v0": "rlhf_envs.tasks.chinese_review:ChineseReview",
     "rlhf/ImageQA-v0": "rlhf_envs.tasks.images.questions:ImageQA",
     "rlhf/ImageCaption-v0": "rlhf_envs.tasks.images.captions:ImageCaption",
     "rlhf/IncreasingNumbers-v0": "rlhf_envs.tasks.increasing_numbers:IncreasingNumbers",

@@ -21,6 +21,8 @@ _targets: dict[str, str | Callable[..., Any]] = {
     "gold": "rlhf_envs.rewards.judge:gold",
     "gold-bow": "rlhf_envs.rewards.bag_of_words:gold_bow",
     "summary-reward": "rlhf_envs.rewards.summary:summary_reward",
+    "chinese-reward": "rlhf_envs.rewards.chinese:chinese_reward",
+    "chinese-judge": "rlhf_envs.rewards.chinese:chinese_judge",
     "chrf": "rlhf_envs.rewards.chrf:ChrF",
     "increasing-numbers": "rlhf_envs.rewards.rules:IncreasingNumbersReward",
     "token-bandit": "rlhf_envs.rewards.rules:TokenBanditReward",
