@@ -27,7 +27,7 @@ class ImageQA(LabelTask):
     ## Description
     The data are 760 pictures of 64 x 64 pixels, each with about ten questions: its shape, its colour, and yes or no.
     The splits share no picture (500 train, 80 validation, 180 test). The model is a vision-language model, by default
-    the embedded "tiny-vision". `rlhf sft rlhf/ImageQA-v0 start --epochs 0.3 --batch-size 16 --learning-rate 5e-4`
+    the embedded "tiny-vision". `rlhf sft rlhf/ImageQA-v0 start --epochs 0.15 --batch-size 16 --learning-rate 5e-4`
     teaches it the form, `rlhf train --env rlhf/ImageQA-v0 --model start` the rest. The question alone gives 0.50 of
     the yes-or-no questions, a third of the shapes and an eighth of the colours.
 
@@ -59,7 +59,7 @@ class ImageQA(LabelTask):
     name = "image-qa"
     default_data = "easy_vqa"
     default_model = "tiny-vision"
-    start = "--epochs 0.3 --batch-size 16 --learning-rate 5e-4"
+    start = "--epochs 0.15 --batch-size 16 --learning-rate 5e-4"
     reads_pictures = True
     labels = (*SHAPES, *COLORS, "yes", "no")
     template = "{text}\nAnswer:"

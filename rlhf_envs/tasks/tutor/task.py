@@ -35,8 +35,9 @@ class Tutor(Task):
     (`rlhf_envs.tasks.tutor.students`). There are 2,000 problems for training, 200 for validation and 300 for tests. The
     people of held-out problems are in no training problem, and neither are the numbers and steps of test problems.
 
-    `rlhf sft rlhf/Tutor-v0 start` learns from tutors of whom half of the hints are good; the others name no number,
-    are vague, name a wrong step, or tell the answer.
+    `rlhf sft rlhf/Tutor-v0 start --learning-rate 1e-3` learns from tutors of whom half of the hints are good; the others
+    name no number, are vague, name a wrong step, or tell the answer. `rlhf train --env rlhf/Tutor-v0 --algo rloo
+    --model start` learns the rest.
 
     ## Observation space
     `input_ids` and `attention_mask`, (208,) each: a prompt of up to 80 tokens and up to 128 new ones.
@@ -68,7 +69,7 @@ class Tutor(Task):
     """
 
     name = "tutor"
-    start = ""
+    start = "--learning-rate 1e-3"
     template = "Problem: {problem}\nStudent: What do I do first?\nTutor:"
     reply_format = f"\n{STUDENT} {{text}}\n{TUTOR}"
     max_prompt_tokens, max_new_tokens, max_turns = 80, 128, 4
