@@ -140,20 +140,12 @@ def pretrain(
     )
     run_trainer(trainer, checkpoint)
     loss = mean_loss(start.network, *measure)
-    if steps % save_freq:
-        trainer.log({"eval_loss": loss})
     _save(start, output)
-    metrics = {"loss": loss, "perplexity": math.exp(loss)}
+    metrics: dict[str, Any] = {"loss": loss, "perplexity": math.exp(loss)}
     metrics |= {"loss_before": before, "perplexity_before": math.exp(before), "tokens": laid.tokens}
     settings = {"source": source, "model": model, "objective": "clm" if start.encoder is None else "mlm"}
-    settings |= {
-        "block_size": block_size,
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": rate,
-        "seed": seed,
-    }
-    replace_json(Path(output) / "pretrain.json", {**settings, **metrics, MADE: provenance()})
+    sizes = {"block_size": block_size, "steps": steps, "batch_size": batch_size, "learning_rate": rate, "seed": seed}
+    replace_json(Path(output) / "pretrain.json", {**settings, **sizes, **metrics, MADE: provenance()})
     return metrics
 
 

@@ -165,7 +165,7 @@ def train_tokenizer(
     )
     tokenizer.train_from_iterator(texts, trainer)
     if masked:
-        first, last = ((name, tokenizer.token_to_id(name)) for name in (MASKED["cls_token"], MASKED["sep_token"]))
+        last, first = ((MASKED[name], list(MASKED).index(name)) for name in ("sep_token", "cls_token"))  # their ids
         tokenizer.post_processor = processors.BertProcessing(last, first)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
