@@ -402,10 +402,10 @@ def test_tasks_of_conversations_bring_their_chat_template() -> None:
     mixed = EpisodeBatch(1, Mixture(tasks), model="tiny")
     alone = EpisodeBatch(1, "rlhf_envs.tasks.customer_service:CustomerService", model="tiny")
     place = next(i for i, row in enumerate(mixed.rows) if row["task"] == "service")
-    texts = []
+    texts: list[str] = []
     for batch, index in ((mixed, place), (alone, 0)):
         batch.draw(0, np.random.default_rng(0), index)
         row = batch.observe_row(0)
-        texts.append(load_tokenizer("tiny").decode(row["input_ids"][row["attention_mask"] == 1]))
+        texts.append(str(load_tokenizer("tiny").decode(row["input_ids"][row["attention_mask"] == 1])))
     assert texts[0] == texts[1]
     assert texts[0].endswith("assistant:")

@@ -61,8 +61,8 @@ def test_a_run_is_talked_with_in_the_form_of_its_task() -> None:
     batch = open_prompts(chat.source, [[{"role": "user", "content": "Where is my order?"}]])
     batch.draw(0, np.random.default_rng(0))
     row = batch.observe_row(0)
-    read = chat._tokenizer.decode(row["input_ids"][row["attention_mask"] == 1])
-    assert read.lower() == "user: where is my order?\n\nassistant:"
+    read = load_tokenizer("tiny").decode(row["input_ids"][row["attention_mask"] == 1])
+    assert str(read).lower() == "user: where is my order?\n\nassistant:"
     assert isinstance(chat.say("hi"), str)
     assert Chat("tiny").style == "plain"
 
