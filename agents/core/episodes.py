@@ -10,6 +10,7 @@ from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.names import check_arguments
 from rlhf_envs.registration import check_environment
+from rlhf_envs.tasks.base import own_arguments
 
 __all__ = ["open_batch"]
 
@@ -29,7 +30,8 @@ def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
     if isinstance(env, str):
         kwargs = {**gym.spec(check_environment(env)).kwargs, **env_kwargs}
         if "task" in kwargs:
-            check_arguments(kwargs, ("task", *EpisodeOptions.__annotations__), "the environment")
+            own = own_arguments(kwargs["task"])
+            check_arguments(kwargs, ("task", *EpisodeOptions.__annotations__, *own), "the environment")
             return EpisodeBatch(n, **kwargs)
         env = gym.make(env, **env_kwargs)
     if isinstance(env, EpisodeBatch):

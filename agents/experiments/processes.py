@@ -27,7 +27,7 @@ from rlhf_envs.files import replace_json
 
 from ..training.errors import RunInterrupted, RunStopped
 
-__all__ = ["Job", "run_jobs", "serve"]
+__all__ = ["Job", "attempt", "run_jobs", "serve"]
 
 PATIENCE = 60.0  # seconds that runs get to be saved
 LOOK = 2.0  # seconds between two looks at the runs under way
@@ -135,6 +135,11 @@ def serve(execute: Callable[[dict[str, Any]], None]) -> int:
     faulthandler.enable()
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_input, daemon=True).start()
+    return attempt(execute, task)
+
+
+def attempt(execute: Callable[[dict[str, Any]], None], task: dict[str, Any]) -> int:
+    """Run a task with `execute`, and return the exit code. A failure goes to the file `task["error"]`."""
     started = time.perf_counter()
     try:
         execute(task)

@@ -25,6 +25,7 @@ import numpy as np
 from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.feedback.annotating import join
 from rlhf_envs.rewards import human
+from rlhf_envs.rewards.human import reward as human_reward
 
 __all__ = ["Day", "busy_share", "main"]
 
@@ -78,7 +79,7 @@ def busy_share(
     with FeedbackStore(folder / f"{score}-{n_steps}-{overlap}.db") as store:
         day, people = Day(store, **options), options["people"]
         reward, texts = human.HumanReward(store, poll=1.0, overlap=overlap), iter(range(10**9))
-        with mock.patch.object(human, "time", day):
+        with mock.patch.object(human_reward, "time", day):
             for _ in range(rollouts):
                 ended = day.rng.binomial(n_envs, 1 / length, n_steps)  # episodes that end in each step
                 for calls in [ended] if score == "step" else [np.array([ended.sum()])]:

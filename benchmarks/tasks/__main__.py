@@ -3,14 +3,16 @@
 `python -m benchmarks.tasks rlhf/SpamFilter-v0 --seeds 3 --write` runs `rlhf sft` and `rlhf train` for every seed, in
 processes of their own, with the flags of `plans.yml`, and reads the reports. The metric is another one than the reward,
 on the test split. The gain is the mean over the seeds, with its standard error. `--write` keeps the row in
-`rlhf_envs/tasks/results.json`, which `rlhf envs`, the README and the documentation show. Further arguments go to `rlhf
-train`, such as `--test-split validation` for choosing settings.
+`rlhf_envs/tasks/results.json`, which `rlhf envs` and the documentation show, and in the table of both READMEs; with no
+environment it writes the tables alone. Further arguments go to `rlhf train`, such as `--test-split validation` for
+choosing settings.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -18,21 +20,33 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from agents.training.hyperparams import parse_yaml
 from benchmarks.learning import run
-from rlhf_envs.files import replace_json
-from rlhf_envs.registration import describe
-from rlhf_envs.tasks.results import RESULTS, read_results
+from rlhf_envs.files import replace_file, replace_json
+from rlhf_envs.registration import describe, task_of
+from rlhf_envs.tasks.results import RESULTS, read_results, results_table
 
 PLANS = Path(__file__).parent / "plans.yml"
+ROOT = Path(__file__).parents[2]
 MIN_SEMS = 3  # what a gain has to reach
 
 
 def read_plans() -> dict[str, dict[str, Any]]:
     """Return the plan of every task that is measured, by environment id."""
     return dict(parse_yaml(PLANS.read_text(encoding="utf-8")))
+
+
+def write_tables(root: Path) -> None:
+    """Put the table of results into both READMEs, in place of the table with the same heading."""
+    languages: dict[str, Literal["en", "zh"]] = {"README.md": "en", "README.zh.md": "zh"}
+    for page, language in languages.items():
+        table = results_table(language)
+        heading = re.escape(table.partition("\n")[0])
+        text = (root / page).read_text(encoding="utf-8")
+        (old,) = re.findall(rf"^{heading}\n(?:\|.*\n)*", text, flags=re.MULTILINE)
+        replace_file(root / page, text.replace(old, table + "\n").encode())
 
 
 def as_flags(settings: Mapping[str, Any]) -> list[str]:
@@ -44,21 +58,44 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
     return flags
 
 
+def make_base(env_id: str, folder: Path) -> dict[str, str]:
+    """Make the model that the task's start begins with, where it has a `pretraining`; return the flags that name it."""
+    task = task_of(env_id)
+    if task is None or task.pretraining is None:
+        return {}
+    source, name, *flags = task.pretraining.split()
+    if not (folder / name).exists():
+        call_rlhf(f"the pre-training of {env_id}", ["pretrain", source, str(folder / name), *flags])
+    return {"model": str(folder / name)}
+
+
+def call_rlhf(what: str, words: list[str]) -> None:
+    """Run a command of `rlhf` in a process of its own, and end with what it printed if it failed."""
+    done = subprocess.run([sys.executable, "-m", "agents.cli", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{what} failed:\n{done.stdout}\n{done.stderr}")
+
+
 def measure_seed(env_id: str, plan: Mapping[str, Any], seed: int, folder: Path, further: list[str]) -> dict[str, Any]:
     """Fine-tune a start if the plan has one, train from it, and return the report with the seconds of both."""
+    base = make_base(env_id, folder) if "sft" in plan else {}
     flags, started = as_flags(plan.get("train", {})), time.perf_counter()
     if "sft" in plan:
         start = folder / f"start_{seed}"
-        command = [sys.executable, "-m", "agents.cli", "sft", plan.get("demonstrations", env_id), str(start)]
-        done = subprocess.run(
-            [*command, "--seed", str(seed), *as_flags(plan["sft"])], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            sys.exit(f"the SFT start of seed {seed} failed:\n{done.stdout}\n{done.stderr}")
+        words = ["sft", plan.get("demonstrations", env_id), str(start), "--seed", str(seed)]
+        call_rlhf(f"the SFT start of seed {seed}", [*words, *as_flags({**base, **plan["sft"]})])
         flags += ["--model", str(start)]
     prepared = time.perf_counter() - started
     report = run(plan["algo"], env_id, seed, folder, ["--eval-freq", "0", *flags, *further])
     return {"sft_seconds": prepared, **report}
+
+
+def named_model(env_id: str, plan: Mapping[str, Any]) -> str | None:
+    """Return the name of the model that the start begins with: that of the plan, of the pre-training or of the task."""
+    task = task_of(env_id)
+    if "sft" in plan and task is not None and task.pretraining is not None:
+        return task.pretraining.split()[1]
+    return plan.get("sft", {}).get("model") or plan.get("train", {}).get("model") or describe(env_id).model
 
 
 def summarise(env_id: str, plan: Mapping[str, Any], reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -69,7 +106,7 @@ def summarise(env_id: str, plan: Mapping[str, Any], reports: list[dict[str, Any]
     return {
         "metric": metric,
         "algo": plan["algo"],
-        "model": plan.get("sft", {}).get("model") or plan.get("train", {}).get("model") or describe(env_id).model,
+        "model": named_model(env_id, plan),
         "start": "sft" if "sft" in plan else "model",
         "before": round(statistics.mean(before), 4),
         "after": round(statistics.mean(after), 4),
@@ -83,12 +120,14 @@ def summarise(env_id: str, plan: Mapping[str, Any], reports: list[dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("env", nargs="+", choices=sorted(read_plans()))
+    parser.add_argument("env", nargs="*", help=", ".join(sorted(read_plans())))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--folder", help="keep the runs here; a temporary folder by default")
-    parser.add_argument("--write", action="store_true", help="keep the results in rlhf_envs/tasks/results.json")
+    parser.add_argument("--write", action="store_true", help="keep the results in results.json and in the READMEs")
     args, further = parser.parse_known_args()
+    if unknown := [env_id for env_id in args.env if env_id not in read_plans()]:
+        parser.error(f"no plan for {unknown[0]!r} in {PLANS}; there are {', '.join(sorted(read_plans()))}")
     for env_id in args.env:
         plan = read_plans()[env_id]
         with tempfile.TemporaryDirectory() as temporary:
@@ -116,6 +155,8 @@ def main() -> None:
         print()
         if args.write:
             replace_json(RESULTS, {**read_results(), env_id: result}, indent=2)
+    if args.write:
+        write_tables(ROOT)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Load corpora: labelled texts from installed packages, each text with a fixed split.
+"""Load corpora: labelled texts from installed packages and bundled samples, each text with a fixed split.
 
-A hash of the text decides its split. So every stage (pre-training, the reward model, the gold judge, the prompts) holds
-out the same texts, in whatever order or subset it reads them.
+Of the film reviews a hash of the text decides the split. So every stage (pre-training, the reward model, the gold
+judge, the prompts) holds out the same texts, in whatever order or subset it reads them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Literal, NamedTuple
+
+from .loading import load_rows
 
 __all__ = ["CORPORA", "Document", "load_corpus", "split_of"]
 
@@ -58,7 +60,17 @@ def _movie_reviews() -> list[Document]:
     return [Document(text, label, source, split_of(text)) for text, (label, source) in unique.items()]
 
 
-CORPORA: dict[str, Callable[[], list[Document]]] = {"movie-reviews": _movie_reviews}
+def _chinese_reviews() -> list[Document]:
+    """Load the bundled Chinese reviews: of the training split also the longer texts, which are no prompts."""
+    splits: dict[str, Split] = {"train": "train", "long": "train", "validation": "validation", "test": "test"}
+    rows = load_rows("chinese_reviews")
+    return [Document(row["prompt"], int(row["label"] == "好评"), row["kind"], splits[row["split"]]) for row in rows]
+
+
+CORPORA: dict[str, Callable[[], list[Document]]] = {
+    "movie-reviews": _movie_reviews,
+    "chinese-reviews": _chinese_reviews,
+}
 
 
 def load_corpus(name: str) -> list[Document]:

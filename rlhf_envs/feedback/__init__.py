@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from .records import LeaseLost as LeaseLost
     from .records import NewItem as NewItem
     from .records import Progress as Progress
-    from .records import Settings as Settings
     from .records import StoreError as StoreError
     from .records import Suggestion as Suggestion
+    from .settings import Settings as Settings
     from .store.store import FeedbackStore as FeedbackStore
 
     Task = Assignment  # the name that this class had before
@@ -41,7 +41,7 @@ _HOMES = {
     "NewItem": "records:NewItem",
     "Progress": "records:Progress",
     "Question": "questions:Question",
-    "Settings": "records:Settings",
+    "Settings": "settings:Settings",
     "StoreError": "records:StoreError",
     "Suggestion": "records:Suggestion",
     "Task": "records:Assignment",

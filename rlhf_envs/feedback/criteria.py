@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..names import nearest
 from .questions import Question, same_meaning
-from .records import Item, Judgement, Settings
+from .records import Item, Judgement
+from .settings import Settings
 
 if TYPE_CHECKING:
     from .store.store import FeedbackStore

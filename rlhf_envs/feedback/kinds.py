@@ -26,7 +26,8 @@ from pydantic import (
 )
 
 from .questions import asked_about
-from .records import NewItem, Settings
+from .records import NewItem
+from .settings import Settings
 
 __all__ = [
     "ANSWER_FIELDS",

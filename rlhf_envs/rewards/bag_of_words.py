@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ class BagOfWords(Reward):
     """
 
     name = "gold-bow"
+    made_by = "scripts/models/gold_bow.py"
 
     def __init__(
         self, vocabulary: Sequence[str], idf: NDArray[np.floating], coef: NDArray[np.floating], intercept: float
@@ -78,13 +80,16 @@ class BagOfWords(Reward):
         indices = [self.vocabulary.get(word) for word in words]
         return np.array([0.0 if i is None else self.idf[i] * abs(self.coef[i]) for i in indices], dtype=np.float64)
 
-    def _logit(self, text: str) -> float:
+    def count_features(self, text: str) -> Counter[str]:
+        """Return how often each feature is in a text, also those that are not in the vocabulary."""
         words = _WORD.findall(text.lower())
         counts = Counter(words)
         counts.update(map(" ".join, pairwise(words)))
-        found = [
-            (index, count) for feature, count in counts.items() if (index := self.vocabulary.get(feature)) is not None
-        ]
+        return counts
+
+    def _logit(self, text: str) -> float:
+        counts = self.count_features(text).items()
+        found = [(index, count) for feature, count in counts if (index := self.vocabulary.get(feature)) is not None]
         if not found:
             return self.intercept
         indices, tf = np.array(found, dtype=np.int64).T
@@ -105,18 +110,16 @@ class BagOfWords(Reward):
         (folder / "vocabulary.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, name: str = "gold-bow") -> BagOfWords:
-        """Load a judge by the name of an embedded model or from a folder that `save` wrote.
+    def load(cls, name: str = "gold-bow") -> Self:
+        """Load a model by the name of an embedded one or from a folder that `save` wrote.
 
         Raises:
-            FileNotFoundError: the folder holds no judge.
+            FileNotFoundError: the folder holds no such model.
         """
         folder = Path(resolve(name))
         for file in ("weights.npz", "vocabulary.json"):
             if not (folder / file).is_file():
-                raise FileNotFoundError(
-                    f"{folder} holds no judge: {file} is missing (scripts/models/gold_bow.py makes it)"
-                )
+                raise FileNotFoundError(f"{folder} holds no judge: {file} is missing ({cls.made_by} makes it)")
         vocabulary = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         with np.load(folder / "weights.npz", allow_pickle=False) as weights:
             return cls(vocabulary, weights["idf"], weights["coef"], float(weights["intercept"]))

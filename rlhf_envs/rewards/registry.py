@@ -21,6 +21,8 @@ _targets: dict[str, str | Callable[..., Any]] = {
     "gold": "rlhf_envs.rewards.judge:gold",
     "gold-bow": "rlhf_envs.rewards.bag_of_words:gold_bow",
     "summary-reward": "rlhf_envs.rewards.summary:summary_reward",
+    "chinese-reward": "rlhf_envs.rewards.chinese:chinese_reward",
+    "chinese-judge": "rlhf_envs.rewards.chinese:chinese_judge",
     "chrf": "rlhf_envs.rewards.chrf:ChrF",
     "increasing-numbers": "rlhf_envs.rewards.rules:IncreasingNumbersReward",
     "token-bandit": "rlhf_envs.rewards.rules:TokenBanditReward",
@@ -40,6 +42,8 @@ _targets: dict[str, str | Callable[..., Any]] = {
     "private-data": "rlhf_envs.tasks.customer_service.scoring:PrivateData",
     "promises": "rlhf_envs.tasks.customer_service.scoring:Promises",
     "rudeness": "rlhf_envs.tasks.customer_service.scoring:Rudeness",
+    "dialogue-turn": "rlhf_envs.tasks.dialogue.reward:DialogueTurn",
+    "dialogue-rating": "rlhf_envs.tasks.dialogue.reward:DialogueRating",
     "pessimistic": "rlhf_envs.rewards.pessimism:Pessimistic",
 }
 _made: dict[str, Callable[..., Any]] = {}

@@ -50,6 +50,8 @@ class Task:
         default_data: the name of a bundled sample; None if the rows come from elsewhere.
         start: the flags of `rlhf sft ENV start` that make the model from which agents learn this task, "" for its
             defaults; None if they learn from `default_model` itself.
+        pretraining: the arguments of `rlhf pretrain` that make a model which knows the task's language, from which the
+            start is made: `SOURCE OUTPUT` and flags; None where `default_model` knows it.
         reads_pictures: whether every row needs an `image`, which the model sees before the prompt. Other tasks show the
             column `image` of a user's data to models that read pictures.
         max_prompt_tokens: the default of the environment's argument.
@@ -69,6 +71,7 @@ class Task:
     default_model: str | None = "tiny"
     default_data: str | None = None
     start: str | None = None
+    pretraining: str | None = None
     reads_pictures: bool = False
     max_prompt_tokens: int = 16
     max_new_tokens: int = 32

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelReward", "LabelTask", "balanced_accuracy", "macro_f1", "read_label"]
 
+AROUND = " \t\r\n.!\"'\u3000。．！“”‘’「」『』"  # what may stand around an answer
+
 
 def read_label(completion: str, labels: Sequence[str]) -> str | None:
-    """Return the label that a completion is: nothing else but space, quotes and a full stop, in any case; else None."""
-    answer = completion.strip(" \t\r\n.!\"'").casefold()
+    """Return the label that a completion is: nothing else but space, quotes and a full stop, in any case; else None.
+
+    Chinese quotes, full stops and exclamation marks count as the English ones.
+    """
+    answer = completion.strip(AROUND).casefold()
     return next((label for label in labels if label.casefold() == answer), None)
 
 

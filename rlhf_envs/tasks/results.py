@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 __all__ = ["RESULTS", "describe_result", "gain_of", "read_results", "results_table"]
 
 RESULTS = Path(__file__).parent / "results.json"
+# By language: the table's heading, and how a result was made.
+WORDS = {
+    "en": (
+        "| environment | metric, which is not the reward | start | trained | gain ± standard error | how |",
+        "{algo}, {model}, {n_timesteps:,} tokens, {seeds} seeds",
+    ),
+    "zh": (
+        "| 环境 | 指标（不是奖励） | 起点 | 训练后 | 提升 ± 标准误 | 方法 |",
+        "{algo}，{model}，{n_timesteps:,} 个 token，{seeds} 个种子",
+    ),
+}
 
 
 def read_results() -> dict[str, dict[str, Any]]:
@@ -29,14 +40,12 @@ def describe_result(env_id: str) -> str:
     return f"{found['metric']} {found['before']:.3f} -> {found['after']:.3f}, {gain_of(found)}"
 
 
-def results_table() -> str:
+def results_table(language: Literal["en", "zh"] = "en") -> str:
     """Return a Markdown table of all results: id, metric, before and after training, the gain, algorithm and model."""
-    lines = [
-        "| environment | metric, which is not the reward | start | trained | gain ± standard error | how |",
-        "|---|---|---|---|---|---|",
-    ]
+    heading, how_it_was_run = WORDS[language]
+    lines = [heading, "|---|---|---|---|---|---|"]
     for env_id, found in sorted(read_results().items()):
-        how = f"{found['algo']}, {found['model']}, {found['n_timesteps']:,} tokens, {found['seeds']} seeds"
+        how = how_it_was_run.format(**found)
         start = f"{found['before']:.3f}{' (SFT)' if found['start'] == 'sft' else ''}"
         lines.append(f"| `{env_id}` | {found['metric']} | {start} | {found['after']:.3f} | {gain_of(found)} | {how} |")
     return "\n".join(lines)

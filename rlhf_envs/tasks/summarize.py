@@ -23,7 +23,7 @@ class Summarize(Task):
     ## Description
     The prompts are the first paragraphs of 3,600 descriptions of Debian packages (2,700 train, 300 validation, 600
     test), of 14 to 40 words. The agent writes a synopsis, as the package's maintainer did in 3 to 12 words. `rlhf sft
-    rlhf/Summarize-v0 start --epochs 3 --learning-rate 1e-3` teaches a model the form, `rlhf train --env
+    rlhf/Summarize-v0 start --learning-rate 1e-3` teaches a model the form, `rlhf train --env
     rlhf/Summarize-v0 --algo rloo --model start` the rest.
 
     ## Observation space
@@ -61,7 +61,7 @@ class Summarize(Task):
     name = "summarize"
     default_reward = "summary-reward"
     default_data = "descriptions"
-    start = "--epochs 3 --learning-rate 1e-3"
+    start = "--learning-rate 1e-3"
     template = "{text}\n{aspect}:"
     max_prompt_tokens = 112
     max_new_tokens = 24

@@ -8,8 +8,9 @@
 2. Encoder, projector and the decoder's last two blocks learn to write a caption after the picture, such as " a red
    circle". Questions are left to `rlhf sft rlhf/ImageQA-v0`.
 
-What was learned goes to rlhf_envs/models/tiny-vision/trained.safetensors, float16 (`--output` names another file).
-Training pictures alone are learned; the accuracy printed is that of the validation pictures.
+What was learned goes to rlhf_envs/models/tiny-vision/trained.safetensors, float16, and of the decoder's matrices the
+change at rank 32 (`--output` names another file). Training pictures alone are learned; the accuracy printed is that of
+the validation pictures. With `--check` nothing is trained: the accuracy of the file's model is printed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from rlhf_envs.datasets import load_rows
-from rlhf_envs.models.tiny_vision import TRAINED, build_tiny_vision, learns
+from rlhf_envs.models.tiny_vision import TRAINED, build_tiny_vision, learns, save_trained
 from rlhf_envs.models.vision import load_processor
 from rlhf_envs.pictures import Pictures
 from rlhf_envs.tasks.images.questions import COLORS, SHAPES
@@ -112,8 +112,10 @@ def teach_encoder(model: Any, train: Views, held_out: Views, steps: int, rng: np
             print(f"encoder, step {step + 1}: loss {loss.item():.3f}; held-out shapes, colours {told}", flush=True)
 
 
-def captions(views: Views, tokenizer: Any, mark: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def captions(views: Views, model: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids and labels `(n, length)`: the picture's tokens and its caption, such as " a red circle", with EOS."""
+    tokenizer = load_processor("tiny-vision").tokenizer
+    mark = [model.config.image_token_id] * model.config.image_seq_length
     texts = [f" a {COLORS[c]} {SHAPES[s]}" for s, c in zip(views.shapes, views.colors, strict=True)]
     told = [[*encode_after(tokenizer, text), tokenizer.eos_token_id] for text in texts]
     length = max(map(len, told))
@@ -122,14 +124,20 @@ def captions(views: Views, tokenizer: Any, mark: list[int]) -> tuple[torch.Tenso
     return ids, labels
 
 
+@torch.no_grad()
+def share_right(model: Any, views: Views) -> float:
+    """Return the share of pictures whose caption, all of its tokens, the model finds likeliest."""
+    ids, labels = captions(views, model)
+    found = model(input_ids=ids, pixel_values=views.pixels, use_cache=False).logits.argmax(-1)
+    there = labels[:, 1:] != -100
+    return ((found[:, :-1] == labels[:, 1:]) | ~there).all(dim=1).float().mean().item()
+
+
 def teach_captions(model: Any, train: Views, held_out: Views, steps: int, rng: np.random.Generator) -> None:
     """Let the model describe pictures. The decoder's first blocks, its embeddings and its head stay those of "tiny"."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(learns(name))
-    tokenizer = load_processor("tiny-vision").tokenizer
-    mark = [model.config.image_token_id] * model.config.image_seq_length
-    ids, labels = captions(train, tokenizer, mark)
-    seen, wanted = captions(held_out, tokenizer, mark)
+    ids, labels = captions(train, model)
     adam, schedule = optimiser([model], 5e-4, steps)
     for step, (pixels, chosen) in enumerate(train.batches(steps, 32, rng)):
         loss = model(input_ids=ids[chosen], pixel_values=pixels, labels=labels[chosen], use_cache=False).loss
@@ -139,11 +147,15 @@ def teach_captions(model: Any, train: Views, held_out: Views, steps: int, rng: n
         adam.step()
         schedule.step()
         if step % 50 == 49:
-            with torch.no_grad():
-                found = model(input_ids=seen, pixel_values=held_out.pixels, use_cache=False).logits.argmax(-1)
-            there = wanted[:, 1:] != -100
-            right = ((found[:, :-1] == wanted[:, 1:]) | ~there).all(dim=1).float().mean()
+            right = share_right(model, held_out)
             print(f"captions, step {step + 1}: loss {loss.item():.3f}; held-out captions right {right:.3f}", flush=True)
+
+
+def check(file: Path, data: str) -> None:
+    """Print a file's size, and the share of captions that its model has right on held-out pictures."""
+    model, splits = build_tiny_vision(file), ("validation", "test")
+    right = ", ".join(f"{share_right(model, Views(data, split)):.3f} of {split}" for split in splits)
+    print(f"{file}: {file.stat().st_size / 1e6:.2f} MB; captions right: {right}")
 
 
 def main() -> None:
@@ -153,7 +165,11 @@ def main() -> None:
     parser.add_argument("--encoder-steps", type=int, default=600)
     parser.add_argument("--caption-steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--check", action="store_true", help="print the accuracy of the file --output, and stop")
     flags = parser.parse_args()
+    if flags.check:
+        check(flags.output, flags.data)
+        return
     torch.manual_seed(flags.seed)
     rng = np.random.default_rng(flags.seed)
     train, held_out = (Views(flags.data, split) for split in ("train", "validation"))
@@ -161,10 +177,9 @@ def main() -> None:
     model = build_tiny_vision(seed=flags.seed)
     teach_encoder(model, train, held_out, flags.encoder_steps, rng)
     teach_captions(model, train, held_out, flags.caption_steps, rng)
-    learned = {name: p.detach().half().contiguous() for name, p in model.named_parameters() if learns(name)}
     flags.output.parent.mkdir(parents=True, exist_ok=True)
-    save_file(learned, flags.output)
-    print(f"{flags.output}: {flags.output.stat().st_size / 1e6:.2f} MB")
+    save_trained(model, flags.output)
+    check(flags.output, flags.data)
 
 
 if __name__ == "__main__":

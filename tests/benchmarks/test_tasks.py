@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -29,9 +30,10 @@ def test_every_result_has_a_plan_and_says_what_it_measured() -> None:
         assert result["metric"] in describe_result(env_id)
 
 
-def test_the_readme_has_the_table_of_results() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert results_table() in readme
+@pytest.mark.parametrize(("page", "language"), [("README.md", "en"), ("README.zh.md", "zh")])
+def test_the_readme_has_the_table_of_results(page: str, language: Literal["en", "zh"]) -> None:
+    readme = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    assert results_table(language) in readme, results_table(language)
 
 
 def test_the_readme_and_the_docs_make_the_start_as_it_is_measured() -> None:
@@ -62,8 +64,33 @@ def test_a_task_is_fine_tuned_trained_and_written_down(
     monkeypatch.setattr(tasks, "read_plans", lambda: {"rlhf/SpamFilter-v0": plan})
     monkeypatch.setattr(tasks, "RESULTS", results)
     monkeypatch.setattr(tasks, "read_results", lambda: {})
+    monkeypatch.setattr(tasks, "ROOT", tmp_path)
+    for page in ("README.md", "README.zh.md"):  # one of them lacks a row, as after a measurement
+        text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+        (tmp_path / page).write_text(text.replace(results_table("en"), results_table("en").rpartition("\n")[0]))
     monkeypatch.setattr(sys, "argv", ["tasks", "rlhf/SpamFilter-v0", "--seeds", "1", "--write"])
     tasks.main()
     (result,) = json.loads(results.read_text()).values()
     assert result["model"] == "tiny" and result["start"] == "sft" and result["seeds"] == 1
     assert "balanced_accuracy: a gain of" in capsys.readouterr().out
+    for page in ("README.md", "README.zh.md"):
+        assert (tmp_path / page).read_bytes() == (Path(__file__).parents[2] / page).read_bytes()
+
+
+def test_a_task_with_a_pre_training_gets_its_base_once_and_the_result_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+
+    def call(what: str, words: list[str]) -> None:
+        called.append(words)
+        (tmp_path / "zh").mkdir()
+
+    monkeypatch.setattr(tasks, "call_rlhf", call)
+    env_id = "rlhf/ChineseReview-v0"
+    assert [tasks.make_base(env_id, tmp_path) for _ in range(2)] == [{"model": str(tmp_path / "zh")}] * 2
+    (words,) = called
+    assert words[:3] == ["pretrain", "chinese-reviews", str(tmp_path / "zh")] and "--steps" in words
+    assert tasks.make_base("rlhf/SpamFilter-v0", tmp_path) == {}
+    assert tasks.named_model(env_id, PLANS[env_id]) == "zh"
+    assert tasks.named_model("rlhf/SpamFilter-v0", PLANS["rlhf/SpamFilter-v0"]) == "tiny"

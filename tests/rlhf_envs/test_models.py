@@ -114,7 +114,11 @@ def test_folders_and_hub_ids_resolve_to_themselves(tmp_path: Path) -> None:
     [
         ("tinny", "unknown model 'tinny'; did you mean 'tiny'"),
         ("TINYY", "did you mean 'tiny'"),
-        ("", "unknown model ''; there are gold, gold-bow, minilm, smollm2, summary-reward, tiny, tiny-reward"),
+        (
+            "",
+            "unknown model ''; there are chinese-judge, chinese-reward, dialogue-judge, dialogue-reward, gold, "
+            "gold-bow, minilm, smollm2, summary-reward, tiny, tiny-reward",
+        ),
         ("/no/such/folder", "the model '/no/such/folder' is no folder, for /no does not exist"),
         ("a/b/c", r"the model 'a/b/c' is no folder, for \S+/a does not exist"),
         ("runs.jsonl", r"'runs.jsonl' is no model, and there is no file \S+/runs.jsonl"),

@@ -6,15 +6,13 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from rlhf_envs.names import find_name
 
 from ...registry import available
-from ...saving.folders import CONFIG, LOCK, read_object
-from ...saving.untrusted import describe_problem
 from ...training.config import Environment, Model, Pairs, Part, Settings, option, parse_pairs
-from ...training.config_file import check_imports
+from ..joining import check_unchanged, read_saved
 
 __all__ = ["CompareConfig", "join_existing"]
 
@@ -152,18 +150,9 @@ def join_existing(config: CompareConfig) -> CompareConfig:
     Raises:
         ValueError: the folder holds something else, or its comparison has other settings.
     """
-    file = config.path / CONFIG
-    if not file.is_file():
-        path = config.path
-        if path.exists() and (not path.is_dir() or {inside.name for inside in path.iterdir()} - {LOCK}):
-            raise ValueError(f"{config.path} exists and is no comparison, it has no {CONFIG}: choose another folder")
+    saved = read_saved(config, config.path, "comparison", needs="algos")
+    if saved is None:
         return config
-    try:
-        saved = CompareConfig(**read_object(file))
-    except ValueError as error:
-        problem = describe_problem(error) if isinstance(error, ValidationError) else error
-        raise ValueError(f"{file} is not the configuration of a comparison: {problem}") from error
-    check_imports(saved.model_dump(), str(file), config.model_dump(exclude_unset=True))
     _check_joins(config, saved)
     given = config.model_fields_set
     joined = saved.model_dump() | {name: getattr(config, name) for name in CHANGED & given}
@@ -179,13 +168,8 @@ def join_existing(config: CompareConfig) -> CompareConfig:
 
 def _check_joins(config: CompareConfig, saved: CompareConfig) -> None:
     """Raise ValueError, with the setting and both values, if the configuration is not the folder's comparison."""
-    for name in config.model_fields_set - ADDED - CHANGED:
-        value, before = getattr(config, name), getattr(saved, name)
-        if value != before:
-            raise ValueError(
-                f"{name}={value!r}, and the comparison in {config.path} has {before!r}: one comparison has one "
-                "environment, budget and evaluation. Choose another folder, or leave the setting out"
-            )
+    alike = "one comparison has one environment, budget and evaluation"
+    check_unchanged(config, saved, ADDED | CHANGED, f"comparison in {config.path}", alike)
     for label in config.overrides.keys() & set(saved.algos):
         if config.overrides[label] != saved.overrides.get(label, {}):
             raise ValueError(

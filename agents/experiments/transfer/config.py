@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.names import check_arguments, find_name
 from rlhf_envs.registration import text_environments
 
-from ...saving.folders import CONFIG, LOCK, read_object
-from ...saving.untrusted import describe_problem, read_env_id, read_env_kwargs
+from ...saving.folders import CONFIG
+from ...saving.untrusted import read_env_id, read_env_kwargs
 from ...training.config import Algorithm, Model, Pairs, Part, Settings, option
-from ...training.config_file import check_imports
+from ..joining import check_unchanged, read_saved
 
 __all__ = ["ABOUT_ENVIRONMENT", "TransferConfig", "check_file_environments", "join_existing"]
 
@@ -147,30 +147,13 @@ def join_existing(config: TransferConfig) -> TransferConfig:
     Raises:
         ValueError: the folder holds something else, or its experiment has other settings.
     """
-    file = config.path / CONFIG
-    if not file.is_file():
-        path = config.path
-        if path.exists() and (not path.is_dir() or {inside.name for inside in path.iterdir()} - {LOCK}):
-            raise ValueError(f"{path} exists and is no transfer experiment, it has no {CONFIG}: choose another folder")
+    saved = read_saved(config, config.path, "transfer experiment", needs="sequence")
+    if saved is None:
         return config
-    try:
-        values = read_object(file)
-        if "sequence" not in values:
-            raise ValueError("it has no 'sequence'")
-        saved = TransferConfig(**values)
-    except ValueError as error:
-        problem = describe_problem(error) if isinstance(error, ValidationError) else error
-        raise ValueError(f"{file} is not the configuration of a transfer experiment: {problem}") from error
-    check_imports(saved.model_dump(), str(file), config.model_dump(exclude_unset=True))
-    check_file_environments([entry for entry in saved.envs if entry not in config.envs], str(file))
+    check_file_environments([entry for entry in saved.envs if entry not in config.envs], str(config.path / CONFIG))
+    alike = "all its runs and evaluations are alike"
+    check_unchanged(config, saved, ADDED | CHANGED, f"experiment in {config.path}", alike)
     given = config.model_fields_set
-    for name in given - ADDED - CHANGED:
-        value, before = getattr(config, name), getattr(saved, name)
-        if value != before:
-            raise ValueError(
-                f"{name}={value!r}, and the experiment in {config.path} has {before!r}: all its runs and evaluations "
-                "are alike. Choose another folder, or leave the setting out"
-            )
     added = [entry for entry in config.envs if entry not in saved.envs]
     if added and saved.sequence:
         raise ValueError(

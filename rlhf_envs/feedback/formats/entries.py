@@ -10,7 +10,8 @@ from typing import Any
 
 from ..answers import check_answers
 from ..pictures import Picture
-from ..records import Item, NewItem, Settings
+from ..records import Item, NewItem
+from ..settings import Settings
 from ..store.restoring import PastFinal, PastJudgement, PastSuggestion
 from ..store.versions import same_questions
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from ...files import replace_file
 from ..criteria import derive, find_criterion, form_for
-from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings, Suggestion
-from ..settings_file import as_plain
+from ..records import Adjudication, Item, Judgement
+from ..settings import Settings
+from .item_rows import add_fixes, item_rows
 from .label_studio import label_studio_config
 from .names import ExportFormat
-from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks, potato_rows
+from .table_rows import argilla_rows, label_studio_rows, label_studio_tasks, potato_rows
 from .trainer_rows import HOW as VOTES
 from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 from .writing import WRITERS, without_surrogates
@@ -44,77 +44,9 @@ Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, s
 
 HOW = (*VOTES, "adjudicated")
 FORMATS: tuple[str, ...] = get_args(ExportFormat)
-_TABLES = ("argilla", "label-studio", "potato")  # of other programs: these count what they cannot hold themselves
+# These hold all answers, or count what they cannot hold themselves: our own format, and tables of other programs.
+_IN_FULL = ("items", "argilla", "label-studio", "potato")
 _EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
-
-
-def item_rows(
-    items: Sequence[Item],
-    judgements: Sequence[Judgement],
-    settings: Settings | None = None,
-    picture: Callable[[str], tuple[str, bytes] | None] | None = None,
-    versions: Mapping[int, Settings] | None = None,
-    withdrawn: Mapping[int, int] | None = None,
-    finals: Mapping[int, Adjudication] | None = None,
-    suggestions: Iterable[Suggestion] = (),
-) -> Export:
-    """Return one row per item with everything in it, also its judgements and skips. `import_file` restores it.
-
-    The first row also has "store_settings": what in `settings` gives the answers their meaning (`MOVING_SETTINGS`), and
-    `versions` of what was asked, by the numbers that the judgements have. With `picture`, such as
-    `FeedbackStore.picture`, a row has its pictures as data URLs. Items that are asked no more, as
-    `FeedbackStore.withdrawn_items` gives them, have "withdrawn" and the overlap that they had. A final answer is the
-    column "final", and what programs suggest is "suggestions".
-    """
-    given, suggested = by_item(judgements), by_item(suggestions)
-    fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
-    rows = []
-    for item in items:
-        row: Row = {name: getattr(item, name) for name in Item.__dataclass_fields__ if name != "created"}
-        row |= {"completions": list(item.completions), "created": item.created.isoformat()}
-        had = (withdrawn or {}).get(item.id)
-        if had is not None or item.overlap < 1:
-            row |= {"overlap": max(1, item.overlap if had is None else had), "withdrawn": True}
-        row["judgements"] = [
-            {**{name: getattr(judgement, name) for name in fields}, "created": judgement.created.isoformat()}
-            for judgement in given[item.id]
-        ]
-        if (final := (finals or {}).get(item.id)) is not None:
-            row["final"] = {**asdict(final), "created": final.created.isoformat()}
-        if item.id in suggested:
-            row["suggestions"] = [_suggestion(suggestion) for suggestion in suggested[item.id]]
-        if picture is not None and item.meta.get("images"):
-            row |= _pictures(item, picture)
-        rows.append(row)
-    if rows and settings is not None:
-        rows[0]["store_settings"] = {name: as_plain(getattr(settings, name)) for name in MOVING_SETTINGS}
-        if versions is not None:
-            asked = {str(number): _asked(version) for number, version in versions.items()}
-            rows[0]["store_settings"]["versions"] = asked
-    return Export(rows)
-
-
-def _suggestion(suggestion: Suggestion) -> Row:
-    plain = {name: getattr(suggestion, name) for name in ("source", "version", "value")}
-    return {**plain, "created": suggestion.created.isoformat()}
-
-
-def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) -> Row:
-    """Return the column "images" of an item, and its meta without those that stand there."""
-    embedded, left = [], []
-    for entry in item.meta["images"]:
-        found = picture(entry["id"])
-        if found is None:
-            left.append(entry)
-            continue
-        kept = {name: entry[name] for name in ("name", "alt", "message") if name in entry}
-        embedded.append({"data": f"data:{found[0]};base64,{base64.b64encode(found[1]).decode()}", **kept})
-    meta = {name: value for name, value in item.meta.items() if name != "images"}
-    return {"meta": {**meta, "images": left} if left else meta, "images": embedded}
-
-
-def _asked(settings: Settings) -> Row:
-    return {name: as_plain(getattr(settings, name)) for name in ASKED_SETTINGS}
 
 
 def export_file(
@@ -174,59 +106,87 @@ def export_file(
     """
     extension = _check_request(path, format, how, min_judgements)
     items = [item for item in store.items() if kind in (None, item.kind)]
-    ids = {item.id for item in items}
     everything = store.judgements(include_skips=True)
-    judgements = [judgement for judgement in everything if judgement.annotator not in without]
-    settings, scale, not_read = store.settings, store.settings.scale, {}
-    finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in ids}
     if how == "adjudicated":
         how, take_finals = "majority", True
-    if take_finals and format not in ("items", *_TABLES):
-        finals = (
-            finals if criterion is None else {i: final for i, final in finals.items() if criterion in final.answers}
-        )
-        judgements = _with_finals(items, judgements, finals)
-    if criterion is not None:
-        found = find_criterion(store.versions(), criterion, version)
-        derived = derive(items, judgements, found, form_for(found, format))
-        items, judgements, not_read = derived.items, derived.judgements, derived.dropped
-        scale = found.question.scale
-    elif format not in ("items", *_TABLES) and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
-        not_read = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
-    if format == "items":
-        kept = (store.versions(), store.withdrawn_items(), finals, store.suggestions())
-        export = item_rows(items, judgements, settings, store.picture, *kept)
-    elif format == "argilla":
-        export = argilla_rows(items, judgements, settings)
-    elif format == "potato":
-        export = potato_rows(items, judgements)
-    elif format == "label-studio":
-        tasks = extension == ".json"
-        export = label_studio_tasks(items, judgements, settings) if tasks else label_studio_rows(items, judgements)
+    judgements = [judgement for judgement in everything if judgement.annotator not in without]
+    chosen = _choose(store, format, items, judgements, take_finals, criterion, version)
+    if format in _IN_FULL:
+        export = _rows_in_full(store, format, extension, chosen)
     else:
         votes = {"how": how, "min_judgements": min_judgements, "strength_margin": strength_margin}
-        export = _rows_for_trainers(format, items, judgements, scale, votes, conversational, aggregate)
-    export.dropped.update(not_read)
-    export.dropped.update(_not_exported(format, items, everything, without))
-    export = _with_changes(store, export, items, judgements, finals)
+        export = _rows_for_trainers(format, chosen, votes, conversational, aggregate)
+    export.dropped.update(chosen.not_read)
+    export.dropped.update(_not_exported(format, chosen.items, everything, without))
+    export = _with_changes(store, export, chosen)
     if extension == ".csv":
         export = without_surrogates(export)
     replace_file(Path(path), WRITERS[extension](export.rows))
     if extension == ".json" and export.rows:
-        _write_interface(path, export.rows, judgements, settings)
+        _write_interface(path, export.rows, chosen.judgements, chosen.settings)
     return export
+
+
+class _Chosen(NamedTuple):
+    """Hold what of a store is exported, once final answers and the criterion have taken their places."""
+
+    items: Sequence[Item]
+    judgements: Sequence[Judgement]
+    finals: Mapping[int, Adjudication]  # by item id
+    settings: Settings
+    scale: tuple[int, int]  # of the ratings
+    not_read: Mapping[str, int]  # how many answers are not exported, by reason
+
+
+def _choose(
+    store: FeedbackStore,
+    format: str,
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    take_finals: bool,
+    criterion: str | None,
+    version: int | None,
+) -> _Chosen:
+    """Return what is exported of these items and judgements. The arguments are those of `export_file`."""
+    ids, settings = {item.id for item in items}, store.settings
+    finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in ids}
+    if take_finals and format not in _IN_FULL:
+        if criterion is not None:
+            finals = {item_id: final for item_id, final in finals.items() if criterion in final.answers}
+        judgements = _with_finals(items, judgements, finals)
+    if criterion is not None:
+        found = find_criterion(store.versions(), criterion, version)
+        derived = derive(items, judgements, found, form_for(found, format))
+        return _Chosen(derived.items, derived.judgements, finals, settings, found.question.scale, derived.dropped)
+    more = 0 if format in _IN_FULL else sum(bool(entry.answers) for entry in judgements if entry.item_id in ids)
+    reason = "answers to the project's own questions (--criterion NAME, or --format items)"
+    return _Chosen(items, judgements, finals, settings, settings.scale, {reason: more} if more else {})
+
+
+def _rows_in_full(store: FeedbackStore, format: str, extension: str, chosen: _Chosen) -> Export:
+    """Return the rows of our own format, or of a table of another program."""
+    items, judgements, settings = chosen.items, chosen.judgements, chosen.settings
+    if format == "items":
+        kept = (store.versions(), store.withdrawn_items(), chosen.finals, store.suggestions())
+        return item_rows(items, judgements, settings, store.picture, *kept)
+    if format == "argilla":
+        return argilla_rows(items, judgements, settings)
+    if format == "potato":
+        return potato_rows(items, judgements)
+    if extension == ".json":
+        return label_studio_tasks(items, judgements, settings)
+    return label_studio_rows(items, judgements)
 
 
 def _rows_for_trainers(
     format: str,
-    items: Sequence[Item],
-    judgements: Sequence[Judgement],
-    scale: tuple[int, int],
+    chosen: _Chosen,
     votes: Mapping[str, Any],
     conversational: bool | None,
     aggregate: Aggregate | None,
 ) -> Export:
     """Return the rows of a format of TRL's. `votes` are `how`, `min_judgements` and `strength_margin`."""
+    items, judgements = chosen.items, chosen.judgements
     if conversational is None:
         conversational = _all_conversations(items, judgements)
     if format == "preference":
@@ -235,7 +195,7 @@ def _rows_for_trainers(
             preference_rows(items, judgements, **votes, conversational=conversational, shares=shares)
         )
     if format == "kto":
-        return kto_rows(items, judgements, scale=scale, conversational=conversational)
+        return kto_rows(items, judgements, scale=chosen.scale, conversational=conversational)
     if format == "sft":
         return sft_rows(items, judgements, conversational=conversational)
     rated = {name: value for name, value in votes.items() if name != "strength_margin"}
@@ -285,23 +245,17 @@ def _write_interface(
     replace_file(labeling_interface(path), config.encode())
 
 
-def _with_changes(
-    store: FeedbackStore,
-    export: Export,
-    items: Sequence[Item],
-    judgements: Sequence[Judgement],
-    finals: Mapping[int, Adjudication],
-) -> Export:
+def _with_changes(store: FeedbackStore, export: Export, chosen: _Chosen) -> Export:
     """Count what people took back and admins changed. Rows of items, which have their judgements, tell it in full."""
     if undone := store.count_undone():
         export.dropped["undone"] = undone
     if dropped := store.count_dropped():
         export.dropped["dropped by an admin"] = dropped
-    ids = {item.id for item in items}
+    ids = {item.id for item in chosen.items}
     fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
     if any("judgements" in row for row in export.rows):
-        _add_fixes(export.rows, judgements, fixes)
-    return replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
+        add_fixes(export.rows, chosen.judgements, fixes)
+    return replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(chosen.finals))
 
 
 def _with_finals(
@@ -316,16 +270,6 @@ def _with_finals(
         asked = (final.answers, final.version)
         kept.append(Judgement(-final.item_id, final.item_id, final.by, *about, *asked))
     return kept
-
-
-def _add_fixes(rows: Sequence[Row], judgements: Sequence[Judgement], fixes: Iterable[AuditEntry]) -> None:
-    """Add to the judgements in rows of items what admins have changed, the oldest change first."""
-    keys = {judgement.id: judgement.key for judgement in judgements}
-    given = {judgement["key"]: judgement for row in rows for judgement in row["judgements"]}
-    for entry in sorted(fixes, key=lambda entry: entry.id):
-        if (fixed := given.get(keys.get(entry.judgement_id or 0, ""))) is not None:
-            change = {"by": entry.actor, "created": entry.created.isoformat(), "before": entry.before}
-            fixed.setdefault("fixed", []).append({**change, "reason": entry.reason})
 
 
 def _all_conversations(items: Sequence[Item], judgements: Sequence[Judgement]) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..kinds import check_value
-from ..records import NewItem, Settings
+from ..records import NewItem
+from ..settings import Settings
 from ..store.restoring import PastFinal, PastSuggestion
 from .csv_cells import moment
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...datasets.loading import without_repeated_prompts
 from ...datasets.reading import BadRow, Row, read_rows
 from ...files import replace_file
-from ..records import MOVING_SETTINGS, Settings
-from ..settings_file import read_setting
 from .detecting import detect_formats
 from .entries import Entry, Reading
+from .file_settings import FileSettings
 from .merging import Merge
 from .potato import SCHEMES, by_potato_id
 from .reading import EXPECTED_ANSWERS, FORMATS, read_entries
@@ -134,11 +133,6 @@ def import_file(
     if format not in ("auto", *FORMATS):
         raise ValueError(f"unknown format {format!r}: choose auto, {', '.join(FORMATS)}")
     path = Path(path)
-    reading = Reading(
-        store.settings, kind, question, annotator, path.name, overlap, path.parent, gold, ours=store.versions()
-    )
-    merge = Merge(store)
-    file_settings = _FileSettings(store)
     found = list(read_rows(path))
     rows = _renamed([row for row in found if not isinstance(row, BadRow)], columns or {})
     if not found:
@@ -148,36 +142,74 @@ def import_file(
         formats, format = _detected(rows, store.settings.scale, gold)
     if question is not None and format not in ("argilla", "auto"):
         raise ValueError(f"{path}: question={question!r} is for Argilla's records, and the format is {format}")
+    reading = Reading(
+        store.settings, kind, question, annotator, path.name, overlap, path.parent, gold, ours=store.versions()
+    )
     if "potato" in formats:
         asked = [item for item in store.items() if item.gold is None and item.kind in SCHEMES]
         reading = replace(reading, potato=by_potato_id(asked))
-    whole = without_repeated_prompts([named for _, _, named in rows], str(path))
-    places = [row[:2] for row in rows]
-    remaining = iter([(*place, named, of) for place, named, of in zip(places, whole, formats, strict=True)])
-    for either in found:
-        if isinstance(either, BadRow):
-            merge.bad.append(either)
-            continue
-        where, row, named, of = next(remaining)
-        try:
-            if isinstance(of, ValueError):
-                raise of
-            if of == "items" and "store_settings" in named:
-                settings = file_settings.take(named["store_settings"], is_new=not merge.known)
-                versions, ours = file_settings.versions, store.versions()
-                reading = replace(reading, settings=settings, versions=versions, ours=ours)
-            for entry in read_entries(of, named, reading):
-                file_settings.check(entry)
-                merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
-        except (ValueError, OverflowError) as error:
-            merge.bad.append(BadRow(where, str(error), row))
-        except RecursionError:
-            merge.bad.append(BadRow(where, "the row is nested too deeply", "(nested too deeply to be written)"))
+    merge, file_settings = Merge(store), FileSettings(store)
+    _merge_rows(found, _whole_rows(rows, formats, str(path)), reading, merge, file_settings)
     items, judgements = merge.store_all()
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
     bad, aside = tuple(merge.bad), _write_quarantine(at, merge.bad) if merge.bad else None
     new = (merge.new_kinds(), merge.n_finals, merge.n_suggestions)
     return Import(format, len(found), items, judgements, bad, aside, file_settings.changed, *new)
+
+
+class _ReadRow(NamedTuple):
+    """Hold a row that the file's reader could read."""
+
+    where: str
+    row: Row  # as it stands in the file
+    named: Row  # with our names of columns, and with its prompt not repeated
+    format: str | ValueError  # or why it cannot be taken
+
+
+def _whole_rows(
+    rows: Sequence[tuple[str, Row, Row]], formats: Sequence[str | ValueError], path: str
+) -> Iterator[_ReadRow]:
+    """Return the rows of `_renamed` with their formats, without prompts that their completions repeat."""
+    places = [row[:2] for row in rows]
+    whole = without_repeated_prompts([named for _, _, named in rows], path)
+    return (_ReadRow(*place, named, of) for place, named, of in zip(places, whole, formats, strict=True))
+
+
+def _merge_rows(
+    found: Iterable[tuple[str, Row] | BadRow],
+    rows: Iterator[_ReadRow],
+    reading: Reading,
+    merge: Merge,
+    file_settings: FileSettings,
+) -> None:
+    """Add all rows of a file to `merge`, in order: the entries of those that can be read, and bad rows.
+
+    Args:
+        found: all rows of the file.
+        rows: those of them that are no bad rows.
+        reading: how rows are read, until settings in the file say otherwise.
+        merge: takes entries and bad rows.
+        file_settings: takes the settings in the file.
+    """
+    for either in found:
+        if isinstance(either, BadRow):
+            merge.bad.append(either)
+            continue
+        where, row, named, of = next(rows)
+        try:
+            if isinstance(of, ValueError):
+                raise of
+            if of == "items" and "store_settings" in named:
+                settings = file_settings.take(named["store_settings"], is_new=not merge.known)
+                versions, ours = file_settings.versions, merge.store.versions()
+                reading = replace(reading, settings=settings, versions=versions, ours=ours)
+            for entry in read_entries(of, named, reading):
+                file_settings.check(entry)
+                merge.add(where, row, _as_gold(entry, reading.overlap) if reading.gold else entry)
+        except (ValueError, OverflowError) as error:
+            merge.bad.append(BadRow(where, str(error), row))
+        except RecursionError:
+            merge.bad.append(BadRow(where, "the row is nested too deeply", "(nested too deeply to be written)"))
 
 
 def _detected(
@@ -215,74 +247,6 @@ def _renamed(rows: Sequence[tuple[str, Row]], columns: Mapping[str, str]) -> lis
         kept = {column: value for column, value in row.items() if column not in columns.values()}
         renamed.append((where, row, {**kept, **named}))
     return renamed
-
-
-class _FileSettings:
-    """Handle the settings of the store from which a file of items comes."""
-
-    def __init__(self, store: FeedbackStore) -> None:
-        self.store = store
-        self.changed: tuple[str, ...] = ()
-        self.versions: dict[int, Settings] = {}  # of the file's store, after the last settings in the file
-        self._taken = False
-        self._refusal: str | None = None  # why ratings are not taken, after the last settings in the file
-
-    def take(self, given: Any, is_new: bool) -> Settings:
-        """Give the file's settings to the store, once and only if it `is_new`. Return the settings for reading rows.
-
-        Files of items can be joined into one. Then each part has settings, which apply from there on.
-        """
-        before = self.store.settings
-        if given is None:  # tables have the column in every row
-            return before
-        self._refusal = "the scale of the file's ratings is not known: its 'store_settings' cannot be read"
-        if not isinstance(given, dict) or not set(given) <= {*MOVING_SETTINGS, "versions"}:
-            raise ValueError(f"'store_settings' must be an object of {', '.join(MOVING_SETTINGS)}")
-        try:
-            settings = {name: read_setting(name, value) for name, value in given.items() if name != "versions"}
-            wanted = replace(before, **settings)
-            self.versions = _versions_of(given.get("versions"), wanted)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"'store_settings': {error}") from None
-        if is_new and not self._taken:
-            changes = {name: value for name, value in settings.items() if value != getattr(before, name)}
-            self.changed = tuple(changes)
-            updated = self.store.update_settings(**changes)
-            self.store.take_versions(self.versions)
-            self._taken, self._refusal = True, None
-            return updated
-        self._refusal = None
-        if wanted.scale != before.scale:
-            (low, high), (our_low, our_high) = wanted.scale, before.scale
-            self._refusal = (
-                f"the file's ratings are on the scale {low} to {high}, the store's on {our_low} to {our_high}: import "
-                "the file into a store of its own"
-            )
-        return before
-
-    def check(self, entry: Entry) -> None:
-        """Raise a ValueError if the entry has ratings that would change their meaning on the store's scale."""
-        has_ratings = entry.judgements or entry.final or entry.suggestions or entry.item.gold is not None
-        if self._refusal and entry.item.kind == "rating" and has_ratings:
-            raise ValueError(self._refusal)
-
-
-def _versions_of(given: Any, settings: Settings) -> dict[int, Settings]:
-    """Return the versions in a file's settings. A file without them has one, of its settings.
-
-    Raises:
-        ValueError: they cannot be read. The message says which.
-    """
-    if given is None:
-        return {1: settings}
-    if not isinstance(given, dict) or not all(
-        number.isdecimal() and isinstance(given[number], dict) for number in given
-    ):
-        raise ValueError("'versions' must map numbers to what was asked")
-    return {
-        int(number): replace(settings, **{name: read_setting(name, value) for name, value in asked.items()})
-        for number, asked in sorted(given.items(), key=lambda pair: int(pair[0]))
-    }
 
 
 def _as_gold(entry: Entry, overlap: int) -> Entry:

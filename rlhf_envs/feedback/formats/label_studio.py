@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from ..records import Item, Judgement, Settings
+from ..records import Item, Judgement
+from ..settings import Settings
 from .csv_cells import Answer, as_json, kind_of, moment, number, objects, parse_list, truth, whole
 
 __all__ = ["label_studio_config", "label_studio_row", "label_studio_task", "read_label_studio_row"]

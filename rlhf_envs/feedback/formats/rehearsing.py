@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..kinds import check_item
 from ..pictures import Picture
-from ..records import Adjudication, Annotator, Item, Judgement, NewItem, Settings, Suggestion
+from ..records import Adjudication, Annotator, Item, Judgement, NewItem, Suggestion
+from ..settings import Settings
 from .importing import Import, import_file
 
 if TYPE_CHECKING:

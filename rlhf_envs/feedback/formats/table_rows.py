@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from ..records import Item, Judgement, Settings, Suggestion
+from ..records import Item, Judgement, Suggestion
+from ..settings import Settings
 from .argilla import argilla_row
 from .label_studio import label_studio_row, label_studio_task
 from .potato import SCHEMES, potato_row

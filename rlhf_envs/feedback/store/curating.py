@@ -8,49 +8,32 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..answers import check_answers
 from ..kinds import check_value
-from ..records import Adjudication, AuditEntry, Item, Judgement
+from ..records import Judgement
+from .adjudicating import Adjudicating, item_with
+from .auditing import checked_reason, log_change
 from .database import Database, parts
 from .outbox import queue_events
 from .queue import (
     CAN_BE_WITHDRAWN,
     GIVEN,
-    ITEMS,
     JUDGEMENTS,
     WITHDRAWN,
-    annotator_named,
-    item_of,
     judgement_of,
     read_settings,
     settle,
 )
-from .schema import adjudications, annotators, audit, items, judgements
+from .schema import audit, items, judgements
 from .searching import fold_judgement, vote_of
-from .versions import asked_in, asked_of
+from .versions import asked_in
 
-__all__ = ["Curating", "log_change"]
+__all__ = ["Curating"]
 
 _IDS_PER_QUERY = 10_000  # as in `store`
-_LONGEST_REASON = 2000
 
 
-def log_change(connection: sa.Connection, when: datetime, actor: str, action: str, **what: Any) -> None:
-    """Add an entry to the audit, in the transaction of the change.
-
-    Args:
-        connection: is in a write transaction.
-        when: the time.
-        actor: who makes the change.
-        action: what is done, in a word or two.
-        what: the other fields of `AuditEntry`.
-    """
-    row = {"reason": "", **what, "created": when, "actor": actor, "action": action}
-    connection.execute(sa.insert(audit).values(row))
-
-
-class Curating:
-    """Correct answers, withdraw items, give final answers. `FeedbackStore` inherits from this class."""
+class Curating(Adjudicating):
+    """Correct answers and withdraw items. `FeedbackStore` inherits from this class."""
 
     _database: Database
     _clock: Callable[[], datetime]
@@ -64,13 +47,13 @@ class Curating:
             ValueError: there is no such judgement that stands, the value does not suit its kind, or the reason is
                 missing.
         """
-        reason = _checked(reason)
+        reason = checked_reason(reason)
         with self._database.write() as connection:
             self._database.one_writer(connection)
             found = _judgement(connection, judgement_id)
             if found.undone:
                 raise ValueError(f"judgement {judgement_id} was taken back or dropped: only one that stands is fixed")
-            item = _item(connection, found.item_id)
+            item = item_with(connection, found.item_id)
             asked = asked_in(connection, found.version, read_settings(connection))
             checked = check_value(item.kind, value, len(item.completions), asked)
             said = found.comment if comment is None else comment
@@ -104,7 +87,7 @@ class Curating:
         Raises:
             ValueError: there is no such judgement that stands, or the reason is missing.
         """
-        reason = _checked(reason)
+        reason = checked_reason(reason)
         with self._database.write() as connection:
             self._database.one_writer(connection)
             found = _judgement(connection, judgement_id)
@@ -128,7 +111,7 @@ class Curating:
         Raises:
             ValueError: it was not dropped, its annotator has judged the item anew, or the reason is missing.
         """
-        reason = _checked(reason)
+        reason = checked_reason(reason)
         with self._database.write() as connection:
             self._database.one_writer(connection)
             found = _judgement(connection, judgement_id)
@@ -203,113 +186,6 @@ class Curating:
         change = {"overlap": overlap, "needed": needed, "max_overlap": None}
         return self._change_items(ids, differs, change, by, "overlap", reason, overlap)
 
-    def adjudicate(
-        self,
-        item_id: int,
-        value: dict[str, Any],
-        *,
-        by: str,
-        comment: str = "",
-        answers: Mapping[str, Any] | None = None,
-        version: int | None = None,
-    ) -> Adjudication:
-        """Give the final answer to an item. An earlier final answer is replaced, and the audit keeps it.
-
-        Args:
-            item_id: the item.
-            value: an answer of the item's kind.
-            by: who gives it.
-            comment: why.
-            answers: the final answers to the project's questions by their names. None gives none: then the annotators'
-                answers to them stand. Otherwise none that is required may be missing.
-            version: the version of the settings that `by` saw. By default the present one.
-
-        Raises:
-            ValueError: there is no such item, annotator or version, the value is a skip or does not suit the item's
-                kind, or the answers do not suit the questions.
-        """
-        with self._database.write() as connection:
-            self._database.one_writer(connection)
-            person, item = annotator_named(connection, by), _item(connection, item_id)
-            asked, settings = asked_of(connection, version, read_settings(connection))
-            checked = check_value(item.kind, value, len(item.completions), settings)
-            if checked is None:
-                raise ValueError("a final answer must be an answer, not a skip")
-            own = {} if answers is None else check_answers(item, checked, answers, settings.questions)
-            if item.kind == "questions" and not own:
-                raise ValueError("answers: an item of kind 'questions' asks nothing but the project's own questions")
-            here = adjudications.c.item_id == item_id
-            before = _final_in_audit(connection, item_id)
-            connection.execute(sa.delete(adjudications).where(here))
-            final = Adjudication(item_id, checked, by, comment, self._clock(), own, asked)
-            row = {"item_id": item_id, "annotator_id": person.id, "value": checked, "answers": own or None}
-            row |= {"comment": comment, "created": final.created, "version": asked}
-            connection.execute(sa.insert(adjudications).values(row))
-            what = {"item_id": item_id, "before": before, "after": _in_audit(checked, own), "reason": comment}
-            log_change(connection, final.created, by, "final answer", **what)
-            return final
-
-    def remove_adjudication(self, item_id: int, *, by: str, reason: str) -> None:
-        """Take the final answer to an item away, so that the item is open for one again.
-
-        Raises:
-            ValueError: the item has no final answer, or the reason is missing.
-        """
-        reason = _checked(reason)
-        with self._database.write() as connection:
-            self._database.one_writer(connection)
-            here = adjudications.c.item_id == item_id
-            before = _final_in_audit(connection, item_id)
-            if before is None:
-                raise ValueError(f"item {item_id} has no final answer")
-            connection.execute(sa.delete(adjudications).where(here))
-            what = {"item_id": item_id, "before": before, "reason": reason}
-            log_change(connection, self._clock(), by, "remove final answer", **what)
-
-    def adjudications(self) -> dict[int, Adjudication]:
-        """Return the final answers by item id."""
-        table = adjudications.join(annotators, adjudications.c.annotator_id == annotators.c.id)
-        query = sa.select(adjudications, annotators.c.name.label("by")).select_from(table)
-        with self._database.read() as connection:
-            rows = connection.execute(query.order_by(adjudications.c.item_id)).all()
-        return {
-            row.item_id: Adjudication(
-                row.item_id, row.value, row.by, row.comment, row.created, row.answers or {}, row.version
-            )
-            for row in rows
-        }
-
-    def audit(
-        self,
-        *,
-        item_id: int | None = None,
-        judgement_id: int | None = None,
-        action: str | None = None,
-        before_id: int | None = None,
-        limit: int | None = None,
-    ) -> list[AuditEntry]:
-        """Return the changes that were made, the newest first.
-
-        Args:
-            item_id: of this item only.
-            judgement_id: of this judgement only.
-            action: of this action only.
-            before_id: entries older than the one of this id.
-            limit: the most entries.
-        """
-        query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
-        for column, wanted in ((audit.c.item_id, item_id), (audit.c.judgement_id, judgement_id)):
-            query = query if wanted is None else query.where(column == wanted)
-        query = query if action is None else query.where(audit.c.action == action)
-        query = query if before_id is None else query.where(audit.c.id < before_id)
-        with self._database.read() as connection:
-            return [AuditEntry(**row._asdict()) for row in connection.execute(query)]
-
-    def log(self, actor: str, action: str, **what: Any) -> None:
-        """Add an entry to the audit for a change that was made elsewhere. `what` are other fields of `AuditEntry`."""
-        with self._database.write() as connection:
-            log_change(connection, self._clock(), actor, action, **what)
-
     def _change_items(
         self,
         ids: Sequence[int],
@@ -321,7 +197,7 @@ class Curating:
         after: Any,
     ) -> int:
         """Change the items of these ids for which `which` holds, each with an entry in the audit."""
-        reason, changed, now, finished = _checked(reason), 0, self._clock(), []
+        reason, changed, now, finished = checked_reason(reason), 0, self._clock(), []
         shown = ("overlap", "needed", "priority")
         with self._database.write() as connection:
             self._database.one_writer(connection)
@@ -363,36 +239,11 @@ class Curating:
         log_change(connection, self._clock(), by, action, **whose, **what)
 
 
-def _checked(reason: str) -> str:
-    reason = reason.strip()
-    if not reason or len(reason) > _LONGEST_REASON:
-        raise ValueError(f"say why, in 1 to {_LONGEST_REASON} characters: the audit keeps it")
-    return reason
-
-
 def _judgement(connection: sa.Connection, judgement_id: int) -> sa.Row[Any]:
     row = connection.execute(JUDGEMENTS.where(judgements.c.id == judgement_id)).one_or_none()
     if row is None:
         raise ValueError(f"there is no judgement {judgement_id}")
     return row
-
-
-def _item(connection: sa.Connection, item_id: int) -> Item:
-    row = connection.execute(ITEMS.where(items.c.id == item_id)).one_or_none()
-    if row is None:
-        raise ValueError(f"there is no item {item_id}")
-    return item_of(row)
-
-
-def _in_audit(value: dict[str, Any], answers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a final answer as the audit keeps it: the value, and with it the answers to the project's questions."""
-    return {**value, "answers": dict(answers)} if answers else value
-
-
-def _final_in_audit(connection: sa.Connection, item_id: int) -> dict[str, Any] | None:
-    query = sa.select(adjudications.c.value, adjudications.c.answers).where(adjudications.c.item_id == item_id)
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _in_audit(row.value, row.answers or {})
 
 
 def _need(connection: sa.Connection, item_id: int, change: int, *, overlap: int = 0) -> list[int]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import sqlalchemy as sa
 from alembic import command
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 _BUSY_SECONDS = 30.0
 _LOCK = 0x726C6866  # PostgreSQL's advisory lock for "one writer": any number, as long as it is always the same
 _MIGRATING = threading.Lock()  # Alembic has one `context` per process
+# The lock of each SQLite file's writers in this process, by its path, for as long as a database uses it.
+_WRITERS: WeakValueDictionary[str, Any] = WeakValueDictionary()
+_FINDING = threading.Lock()  # the lock of a file
 
 
 class Database:
@@ -56,8 +60,9 @@ class Database:
         if self.is_sqlite:
             _keep_private(Path(self.place))
         self.engine = _engine(self.url, self.is_sqlite)
-        # SQLite has one writer. Threads that wait for this lock are woken in turn; SQLite's own waiting polls.
-        self._writer: Any = threading.Lock() if self.is_sqlite else nullcontext()
+        # SQLite has one writer. Threads that wait for this lock are woken in turn; SQLite's own waiting polls, more
+        # rarely the longer it lasts, so that who comes later is often first.
+        self._writer: Any = _writer_of(self.place) if self.is_sqlite else nullcontext()
         try:
             self._check_schema(migrate)
         except BaseException:
@@ -190,6 +195,25 @@ def parse_url(url: str | Path) -> sa.URL:
     if parsed.database in (None, "", ":memory:"):
         raise StoreError("a store in memory would be lost with its connection: give the path of a file")
     return parsed
+
+
+def _writer_of(path: str) -> Any:
+    """Return the lock of a file's writers: one for all databases of this process that have the file open.
+
+    Whoever has it may take it again: a second transaction inside the first then fails by SQLite's timeout.
+    """
+    with _FINDING:
+        return _WRITERS.setdefault(os.path.realpath(path), threading.RLock())
+
+
+def _forget_writers() -> None:
+    """Begin anew in a forked process, where nobody would release what a thread held at the fork."""
+    _WRITERS.clear()
+    _FINDING.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_FINDING.acquire, after_in_parent=_FINDING.release, after_in_child=_forget_writers)
 
 
 def _keep_private(path: Path) -> None:

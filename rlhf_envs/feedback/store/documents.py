@@ -8,7 +8,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from ..records import Settings
+from ..settings import Settings
 from .queue import annotator_named, read_settings
 from .schema import annotators, documents, readings
 from .store import FeedbackStore

@@ -10,7 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..records import Judgement, Settings
+from ..records import Judgement
+from ..settings import Settings
 from .database import Database, parts
 from .queue import is_asked
 from .schema import IN_QUEUE, deliveries, items
@@ -31,7 +32,7 @@ class Delivery:
 
     Attributes:
         key: the id of the event, the same in every try.
-        event: its type, one of `records.EVENTS`.
+        event: its type, one of `settings.EVENTS`.
         payload: what it tells.
         attempts: how often it was tried.
         state: "waiting", "sent" or "failed".

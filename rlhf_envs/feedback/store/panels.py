@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from ..records import Annotator, Settings
+from ..records import Annotator
+from ..settings import Settings
 from .queue import ANNOTATORS, annotator_named, read_settings, release_held
 from .schema import annotators, panelists
 from .store import FeedbackStore

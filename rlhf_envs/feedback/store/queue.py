@@ -18,7 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..deciding import judgements_needed
-from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, NoSuchAnnotator, Settings
+from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, NoSuchAnnotator
+from ..settings import Settings
 from ..settings_file import read_stored_setting
 from .schema import DROPPED, IN_QUEUE, IN_TRAINING, OPEN, STANDS, annotators, items, judgements, settings, tasks
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..records import Settings
+from ..settings import Settings
 from ..settings_file import as_plain, read_setting
 from .database import Database
 from .queue import SERVED_AT, read_settings

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from ..records import NoSuchAnnotator, OwnProgress, Settings
+from ..records import NoSuchAnnotator, OwnProgress
+from ..settings import Settings
 from .documents import DOCUMENTS, digest_of, text_of
 from .panels import Panelist, end_part, panelist
 from .queue import count_asked, is_asked, read_settings

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 from ..answers import check_answers, check_expected
 from ..deciding import CAN_ADAPT, FIRST
 from ..kinds import check_item, check_value, is_explained
-from ..records import Annotator, Assignment, Item, Judgement, NewItem, Settings
+from ..records import Annotator, Assignment, Item, Judgement, NewItem
+from ..settings import Settings
 from .accounts import Accounts
 from .contents import Contents
 from .curating import Curating

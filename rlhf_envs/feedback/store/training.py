@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from ..answers import check_answers, expected_now, matches
 from ..kinds import check_value, matches_gold
-from ..records import Annotator, Item, LeaseLost, NoSuchAnnotator, Settings
-from .curating import log_change
+from ..records import Annotator, Item, LeaseLost, NoSuchAnnotator
+from ..settings import Settings
+from .auditing import log_change
 from .queue import ITEMS, annotator_named, item_of, read_settings, release_held
 from .schema import IN_TRAINING, annotators, items, training_answers
 from .store import FeedbackStore

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..records import ASKED_SETTINGS, Settings
+from ..settings import ASKED_SETTINGS, Settings
 from ..settings_file import as_plain, read_stored_setting
 from .schema import adjudications, tasks, training_answers, versions
 

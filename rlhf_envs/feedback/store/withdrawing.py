@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .curating import log_change
+from .auditing import log_change
 from .database import parts
 from .outbox import queue_events
 from .queue import annotator_named, read_settings, release_held, settle

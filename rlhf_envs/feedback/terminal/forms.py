@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ..records import Assignment, Settings
+    from ..records import Assignment
+    from ..settings import Settings
 
 __all__ = ["LETTERS", "Form", "Keyboard", "form_of"]
 

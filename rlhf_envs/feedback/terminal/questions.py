@@ -8,7 +8,8 @@ from ..questions import Question, asked_about, is_due
 from .forms import LETTERS, Form, Keyboard, Value, form_of
 
 if TYPE_CHECKING:
-    from ..records import Assignment, Settings
+    from ..records import Assignment
+    from ..settings import Settings
 
 __all__ = ["Questionnaire", "form_with_questions"]
 

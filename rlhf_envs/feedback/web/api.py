@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..deciding import same_answer
 from ..questions import asked_about
-from ..records import Assignment, Judgement, NoSuchAnnotator, Settings
+from ..records import Assignment, Judgement, NoSuchAnnotator
+from ..settings import Settings
 from ..settings_file import as_plain
 from ..store.panels import panelist
 from ..store.steps import Step, next_step, own_progress

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
-from ..records import LANGUAGES, Annotator, StoreError
+from ..records import Annotator, StoreError
+from ..settings import LANGUAGES
 from ..store.steps import next_step
 from .auth import SignedIn, Store, csrf_matches, csrf_token, end_session, gate_of
 from .passwords import MIN_PASSWORD

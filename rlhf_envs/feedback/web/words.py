@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import HTTPException, Request
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from ..records import LANGUAGES
+from ..settings import LANGUAGES
 
 __all__ = ["COOKIE", "Refusal", "Words", "WrongValue", "choose", "load", "say"]
 

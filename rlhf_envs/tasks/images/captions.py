@@ -33,7 +33,8 @@ class ImageCaption(Task):
     ## Description
     The data are the 760 pictures of `ImageQA`, in the same splits, and what they show, such as "a red circle in the
     picture". The model is a vision-language model, by default the embedded "tiny-vision". `rlhf sft
-    rlhf/ImageCaption-v0 start` teaches it the form.
+    rlhf/ImageCaption-v0 start --epochs 0.2 --batch-size 16` teaches it the form, `rlhf train --env
+    rlhf/ImageCaption-v0 --algo rloo --model start` the rest.
 
     ## Observation space
     `input_ids` and `attention_mask`, (76,) each: a prompt of up to 64 tokens, 36 of them for the picture, and up to 12
@@ -61,7 +62,7 @@ class ImageCaption(Task):
     name = "image-caption"
     default_data = "easy_vqa"
     default_model = "tiny-vision"
-    start = ""
+    start = "--epochs 0.2 --batch-size 16"
     reads_pictures = True
     max_prompt_tokens = 64
     max_new_tokens = 12

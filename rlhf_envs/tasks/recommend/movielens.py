@@ -29,7 +29,8 @@ from typing import Any
 
 from rlhf_envs.files import replace_file
 
-from .task import LIKED, normal, write_prompt
+from .task import LIKED, write_prompt
+from .titles import normal
 
 __all__ = ["movielens_rows"]
 
@@ -113,6 +114,8 @@ def make_row(
     total = seen.total()
     return {
         "prompt": write_prompt([films[item][0] for item in history], titles),
+        "history": [films[item][0] for item in history],
+        "history_genres": [films[item][1] for item in history],
         "candidates": titles,
         "ratings": ratings,
         "genres": [films[item][1] for item in candidates],

@@ -107,6 +107,7 @@ def make_row(rng: random.Random) -> dict[str, Any]:
         if max(given) >= 4 and min(given) < 4:
             return {
                 "history": [film.title for film in history],
+                "history_genres": [[*film.genres] for film in history],
                 "candidates": [film.title for film in candidates],
                 "ratings": given,
                 "genres": [[*film.genres] for film in candidates],

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,37 +14,21 @@ from rlhf_envs.datasets import check_split
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.tasks.base import Task
 
+from .reasons import best_reason, fits, read_reason, split_reason
 from .simulator import make_rows
+from .titles import NAMED, normal, read_titles
 
-__all__ = ["Recommend", "RecommendReward", "ndcg", "read_titles", "write_prompt"]
+__all__ = ["Recommend", "RecommendReward", "ndcg", "write_prompt"]
 
-NAMED = 3  # titles that an answer has
 LIKED = 4  # the lowest rating of a film that was liked
 LISTS = ("candidates", "ratings", "genres", "popularity")
+HISTORY_LISTS = ("history", "history_genres")
 
 
-def write_prompt(history: Sequence[str], candidates: Sequence[str]) -> str:
+def write_prompt(history: Sequence[str], candidates: Sequence[str], why: bool = False) -> str:
     """Return the prompt: the films that were liked, and those to choose from."""
-    return f"liked: {'; '.join(history)}\nchoose from: {'; '.join(candidates)}\nbest three:"
-
-
-def normal(title: str) -> str:
-    """Return a title without what does not count: case, quotes, a full stop, numbers before it, further spaces."""
-    return " ".join(re.sub(r"^\s*(?:\d+[.)]|-)\s", "", title).strip(" \t.\"'").casefold().split())
-
-
-def read_titles(completion: Prompt, candidates: Sequence[str]) -> list[int | None]:
-    """Return the place among the candidates of each title named, three at most; None for what is none, or none new.
-
-    Titles are separated by ";" or stand on lines of their own. What was not named is None as well.
-    """
-    places = {normal(title): i for i, title in enumerate(candidates)}
-    found: list[int | None] = []
-    parts = [part for part in re.split(r"[;\n]", said(completion)) if part.strip()]
-    for part in parts[:NAMED]:
-        place = places.get(normal(part))
-        found.append(None if place in found else place)
-    return found + [None] * (NAMED - len(found))
+    asked = "best three, and why:" if why else "best three:"
+    return f"liked: {'; '.join(history)}\nchoose from: {'; '.join(candidates)}\n{asked}"
 
 
 def diversity(chosen: Sequence[int], genres: Sequence[Sequence[str]]) -> float:
@@ -73,6 +57,39 @@ def full_ranking(named: Sequence[int | None], n: int) -> list[int]:
     return first + [place for place in range(n) if place not in first]
 
 
+class Answer(NamedTuple):
+    """Hold what an answer says: the places of the titles among the candidates, and of the reason in the history."""
+
+    named: list[int | None]
+    reason: int | None = None
+    fitting: bool = False
+
+    @property
+    def valid(self) -> list[int]:
+        """Return the places of the titles that are candidates."""
+        return [place for place in self.named if place is not None]
+
+
+def read_answer(
+    completion: Prompt,
+    candidates: Sequence[str],
+    genres: Sequence[Sequence[str]],
+    history: Sequence[str] | None = None,
+    history_genres: Sequence[Sequence[str]] | None = None,
+) -> Answer:
+    """Return what an answer says. Without a `history` nothing in it is a reason.
+
+    A reason is fitting if it is a film of the history that has a genre of the first title.
+    """
+    if history is None:
+        return Answer(read_titles(said(completion), candidates))
+    titles, why = split_reason(said(completion))
+    named, reason = read_titles(titles, candidates), read_reason(why, history)
+    if reason is None or named[0] is None:
+        return Answer(named, reason)
+    return Answer(named, reason, fits(genres[named[0]], (history_genres or [()] * len(history))[reason]))
+
+
 class RecommendReward:
     """Score three named titles: the mean of (rating - 3) / 2, plus the weighted diversity of their genres.
 
@@ -81,12 +98,15 @@ class RecommendReward:
 
     Args:
         weight: the weight of the diversity, from 0 to 1.
+        reason: what a fitting reason is worth (`read_answer`), at least 0; None where answers have no reason.
     """
 
-    def __init__(self, weight: float = 0.2) -> None:
+    def __init__(self, weight: float = 0.2, reason: float | None = None) -> None:
         if not 0 <= weight <= 1:
             raise ValueError(f"weight={weight!r}: give the diversity a weight from 0 to 1")
-        self.weight = weight
+        if reason is not None and not 0 <= reason < np.inf:
+            raise ValueError(f"reason={reason!r}: give what a fitting reason is worth, at least 0")
+        self.weight, self.reason = weight, reason
 
     def __call__(
         self,
@@ -96,14 +116,20 @@ class RecommendReward:
         genres: Sequence[Sequence[Sequence[str]]],
         **columns: Any,
     ) -> list[tuple[float, dict[str, float]]]:
-        """Return for each completion its score and the parts `rating` and `diversity`."""
+        """Return for each completion its score and the parts `rating`, `diversity` and, if asked for, `reason`."""
         scores = []
-        for completion, titles, rated, kinds in zip(completions, candidates, ratings, genres, strict=True):
-            named = read_titles(completion, titles)
-            valid = [place for place in named if place is not None]
-            rating = float(np.mean([-1.0 if place is None else (rated[place] - 3) / 2 for place in named]))
-            spread = self.weight * diversity(valid, kinds) if len(valid) == NAMED else 0.0
-            scores.append((rating + spread, {"rating": rating, "diversity": spread}))
+        nothing = [None] * len(completions)
+        past = (columns["history"], columns["history_genres"]) if self.reason is not None else (nothing, nothing)
+        of_rows = zip(completions, candidates, genres, *past, ratings, strict=True)
+        for *answer, rated in of_rows:
+            found, kinds = read_answer(*answer), answer[2]
+            rating = float(np.mean([-1.0 if place is None else (rated[place] - 3) / 2 for place in found.named]))
+            parts = {"rating": rating, "diversity": 0.0}
+            if len(found.valid) == NAMED:
+                parts["diversity"] = self.weight * diversity(found.valid, kinds)
+            if self.reason is not None:
+                parts["reason"] = self.reason * found.fitting
+            scores.append((sum(parts.values()), parts))
         return scores
 
 
@@ -143,14 +169,30 @@ class Recommend(Task):
     list for each) and `popularity` (each one's share of all views, above 0 and at most 1).
     `reward_fn=RecommendReward(0.5)` gives diversity another weight.
 
+    `why=True` asks for a reason as well: " dark moon; last ghost; little robot because white star", a film that the
+    viewer liked. It is worth 0.3 if it has a genre of the first title (`RecommendReward(reason=0.3)`). Evaluations then
+    report `reason_given`, the share of answers that name a liked film as their reason, and `reason_fits`. Prompts are
+    then written from `candidates` and `history` (the liked titles, which rows of your own need too; perhaps with
+    `history_genres`), and there is room for 32 new tokens.
+
     ## Version history
     v0: the first version.
+
+    Args:
+        why: ask for a reason.
     """
 
     name = "recommend"
     start = "--learning-rate 1.5e-3"
     max_prompt_tokens = 76
     max_new_tokens = 24
+
+    def __init__(self, why: bool = False) -> None:
+        if not isinstance(why, bool):
+            raise ValueError(f"why={why!r}: give True, to ask for a reason, or False")
+        self.why = why
+        if why:
+            self.max_prompt_tokens, self.max_new_tokens = 80, 32
 
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return the rows, each with `candidates`, `ratings`, `genres`, `popularity` and a `reference`, the best three.
@@ -159,51 +201,61 @@ class Recommend(Task):
             ValueError: a row of `data` lacks candidates or ratings, or these do not fit together.
         """
         if data is not None:
-            return [read_row(dict(row), i) for i, row in enumerate(data)]
+            return [read_row(dict(row), i, self.why) for i, row in enumerate(data)]
         rows = make_rows(check_split(split, self.name))
         prompts = [write_prompt(row["history"], row["candidates"]) for row in rows]
         return [
-            read_row({"prompt": prompt, **row}, i) for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
+            read_row({"prompt": prompt, **row}, i, self.why)
+            for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
         ]
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """Return the mean rating of the three titles, plus their diversity."""
-        return RecommendReward()
+        """Return the mean rating of the three titles, plus their diversity, plus what a reason is worth."""
+        return RecommendReward(reason=0.3 if self.why else None)
 
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
-        """Return `ndcg`, `ndcg_over_popularity`, `valid`, `novelty` and `diversity`."""
+        """Return `ndcg`, `ndcg_over_popularity`, `valid`, `novelty` and `diversity`; and two about reasons."""
+        names = ["ndcg", "ndcg_over_popularity", "valid", "novelty", "diversity"]
         found: dict[str, list[float]] = {
-            name: [] for name in ("ndcg", "ndcg_over_popularity", "valid", "novelty", "diversity")
+            name: [] for name in names + (["reason_given", "reason_fits"] if self.why else [])
         }
-        of_rows = zip(completions, *(columns[name] for name in LISTS), strict=True)
-        for completion, titles, ratings, genres, popularity in of_rows:
-            named = read_titles(completion, titles)
-            valid = [place for place in named if place is not None]
-            score = ndcg(full_ranking(named, len(titles)), ratings)
+        numbers = zip(columns["ratings"], columns["popularity"], strict=True)
+        for answer, (ratings, popularity), genres in zip(
+            self._answers(completions, columns), numbers, columns["genres"], strict=True
+        ):
+            score = ndcg(full_ranking(answer.named, len(ratings)), ratings)
             by_popularity = ndcg(np.argsort(-np.asarray(popularity), kind="stable").tolist(), ratings)
             found["ndcg"].append(score)
             found["ndcg_over_popularity"].append(score - by_popularity)
-            found["valid"].append(len(valid) / NAMED)
-            found["novelty"].append(float(np.mean([-np.log2(popularity[place]) for place in valid] or [0.0])))
-            found["diversity"].append(diversity(valid, genres))
+            found["valid"].append(len(answer.valid) / NAMED)
+            found["novelty"].append(float(np.mean([-np.log2(popularity[place]) for place in answer.valid] or [0.0])))
+            found["diversity"].append(diversity(answer.valid, genres))
+            if self.why:
+                found["reason_given"].append(float(answer.reason is not None))
+                found["reason_fits"].append(float(answer.fitting))
         return dict(found)
+
+    def _answers(self, completions: Sequence[Prompt], columns: Mapping[str, list[Any]]) -> list[Answer]:
+        """Return what each completion says."""
+        names = ("candidates", "genres", *(HISTORY_LISTS if self.why else ()))
+        return [read_answer(*of_row) for of_row in zip(completions, *(columns[name] for name in names), strict=True)]
 
     def corpus_metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, float]:
         """Return `coverage`: how many of all films that were to choose from were named, as a share."""
         named: set[str] = set()
-        for completion, titles in zip(completions, columns["candidates"], strict=True):
-            named |= {normal(titles[place]) for place in read_titles(completion, titles) if place is not None}
+        for answer, titles in zip(self._answers(completions, columns), columns["candidates"], strict=True):
+            named |= {normal(titles[place]) for place in answer.valid}
         return {"coverage": len(named) / len({normal(title) for titles in columns["candidates"] for title in titles})}
 
 
-def read_row(row: dict[str, Any], number: int) -> dict[str, Any]:
+def read_row(row: dict[str, Any], number: int, why: bool) -> dict[str, Any]:
     """Return a row of data with all columns of the task; `number` is its place, for messages."""
     where = f"task 'recommend': row {number}"
-    for column in ("candidates", "ratings"):
+    for column in ("candidates", "ratings", *(("history",) if why else ())):
         if column not in row:
             raise ValueError(
                 f"{where} has no column {column!r}: it has {', '.join(map(repr, row))}; rename one with "
@@ -226,7 +278,23 @@ def read_row(row: dict[str, Any], number: int) -> dict[str, Any]:
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise ValueError(f"{where}: {column!r} has {value!r}, not a number from {low:g} to {high}")
     best = sorted(range(n), key=lambda place: -row["ratings"][place])[:NAMED]
-    return {**row, "reference": " " + "; ".join(str(row["candidates"][place]) for place in best)}
+    row["reference"] = " " + "; ".join(str(row["candidates"][place]) for place in best)
+    return with_reason(row, best[0], where) if why else row
+
+
+def with_reason(row: dict[str, Any], best: int, where: str) -> dict[str, Any]:
+    """Return a row that asks for a reason too; its reference has the liked film that is most like the best one."""
+    for column in HISTORY_LISTS:
+        row[column] = read_list(row.get(column), f"{where}: {column!r}")
+    n = len(row["history"])
+    row["history_genres"] = row["history_genres"] or [[] for _ in range(n)]
+    if not n or len({normal(str(title)) for title in row["history"]}) < n:
+        raise ValueError(f"{where} has the history {row['history']}: give at least one title, all different")
+    if len(row["history_genres"]) != n:
+        raise ValueError(f"{where} has {n} titles in 'history' and {len(row['history_genres'])} of 'history_genres'")
+    reason = row["history"][best_reason(row["genres"][best], row["history_genres"])]
+    prompt = write_prompt(row["history"], row["candidates"], why=True)
+    return {**row, "prompt": prompt, "reference": f"{row['reference']} because {reason}"}
 
 
 def read_list(value: Any, where: str) -> list[Any]:

@@ -13,6 +13,7 @@ from stable_baselines3 import PPO
 
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
 from agents.algorithms.common.q_policy import QPolicy
+from agents.core import packing as packing_module
 from agents.core.adversarial import hidden_at
 from agents.core.packing import fill_rows, keeps_apart, pack
 
@@ -121,6 +122,21 @@ def test_packing_that_saves_less_than_a_tenth_is_left() -> None:
     packing = pack(torch.tensor([10, 5, 5]), 10)
     assert packing is not None
     assert packing.positions.numel() == 20
+
+
+@pytest.mark.parametrize("lengths", [[7], [10] * 64, [9] * 63 + [10]], ids=["one row", "equal", "nearly equal"])
+def test_no_rows_are_tried_where_packing_cannot_pay(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def counting(sizes: list[int], room: int) -> list[list[int]]:
+        tried.append(room)
+        return fill_rows(sizes, room)
+
+    monkeypatch.setattr(packing_module, "fill_rows", counting)
+    assert pack(torch.tensor(lengths), 12) is None
+    assert tried == []
+    assert pack(torch.tensor([10, 5, 5]), 12) is not None
+    assert len(tried) > 1
 
 
 def test_rows_are_filled_to_the_brim_where_it_can_be_done() -> None:

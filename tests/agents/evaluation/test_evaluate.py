@@ -41,6 +41,13 @@ def trained() -> Any:
 # Generation
 
 
+def test_an_environment_opened_by_its_id_takes_the_arguments_of_its_task() -> None:
+    batch = open_batch("rlhf/ChineseReview-v0", 1, mode="continue")
+    assert batch.max_new_tokens == 40 and batch.rows[0]["reference"]
+    with pytest.raises(TypeError, match="the environment takes no argument 'mod'; did you mean 'mode'"):
+        open_batch("rlhf/ChineseReview-v0", 1, mod="continue")
+
+
 def test_completions_come_in_the_order_of_the_indices(agent: Any) -> None:
     completions = generate(agent, BANDIT, indices=[3, 0, 3, 2])
     assert [c.index for c in completions] == [3, 0, 3, 2]

@@ -68,7 +68,13 @@ WITHOUT_ANSWERS = {
     "rlhf/DialogBandit-v0": "the answers are tokens, and many are right",
 }
 # The references are real reviews, half of them bad ones, and the reward is for praise.
-OTHER_REWARD = ("rlhf/Sentiment-v0", "rlhf/HumanSentiment-v0", "rlhf/Prompts-v0", "rlhf/Mixture-v0")
+OTHER_REWARD = (
+    "rlhf/Sentiment-v0",
+    "rlhf/HumanSentiment-v0",
+    "rlhf/Prompts-v0",
+    "rlhf/Mixture-v0",
+    "rlhf/Dialogue-v0",  # a reference is one of many things to say; "i disagree." may come as a likely answer too
+)
 
 
 @pytest.mark.parametrize("env_id", with_extras(ENVIRONMENTS))

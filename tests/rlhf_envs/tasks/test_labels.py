@@ -21,6 +21,12 @@ def test_an_answer_is_one_label_and_nothing_else(completion: str, label: str | N
     assert read_label(completion, ("ham", "spam")) == label
 
 
+def test_chinese_quotes_and_full_stops_may_stand_around_an_answer() -> None:
+    answers = [" 好评。", "“好评”", "「差评」！", "\u3000差评", "好评，差评", "好评\ufffd", "好"]
+    found = [read_label(answer, ("好评", "差评")) for answer in answers]
+    assert found == ["好评", "好评", "差评", "差评", None, None, None]
+
+
 def test_scores_of_all_answers_together_are_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     labels = ["a", "b", "c"]

@@ -18,9 +18,9 @@ from rlhf_envs.tasks.recommend.task import (
     diversity,
     full_ranking,
     ndcg,
-    read_titles,
     write_prompt,
 )
+from rlhf_envs.tasks.recommend.titles import read_titles
 from rlhf_envs.testing import check_task
 
 TITLES = ["Toy Story", "Heat", "Crow, The", "Se7en"]
@@ -74,6 +74,43 @@ def test_the_reward_is_the_mean_rating_and_pays_for_diversity_only_with_three_fi
     assert (two, same) == (pytest.approx(0.5 / 3), pytest.approx(-1 / 3))
     with pytest.raises(ValueError, match="weight=2"):
         RecommendReward(2)
+
+
+def test_a_reason_is_a_liked_film_that_has_a_genre_of_the_first_title() -> None:
+    past = {"history": ["Alien", "Up"], "history_genres": [["c"], ["b", "a"]]}
+    (row,) = Recommend(why=True).rows("train", [{**ROW, **past}])
+    assert row["prompt"] == "liked: Alien; Up\nchoose from: Toy Story; Heat; Crow, The; Se7en\nbest three, and why:"
+    assert row["reference"] == " Toy Story; Heat; Se7en because Up"
+    answers = {
+        row["reference"]: (1, 1),
+        "toy story; heat; se7en BECAUSE alien": (1, 0),
+        "toy story; heat; se7en because Heat": (0, 0),
+        "toy story; heat; se7en": (0, 0),
+        "Rocky; heat; se7en because Up": (1, 0),
+        "because Up": (1, 0),
+    }
+    columns = {name: [row[name]] * len(answers) for name in row if name != "prompt"}
+    found = Recommend(why=True).metrics([], [*answers], columns)
+    assert [*zip(found["reason_given"], found["reason_fits"], strict=True)] == [*answers.values()]
+    scores = Recommend(why=True).reward(0)([*answers], **columns)
+    assert [parts["reason"] for _, parts in scores] == [0.3, 0, 0, 0, 0, 0]
+    assert scores[0][0] == pytest.approx(scores[1][0] + 0.3)
+    assert RecommendReward()([row["reference"]], **{name: some[:1] for name, some in columns.items()})[0][1] == {
+        "rating": pytest.approx((1 + 0.5 - 1) / 3),  # who does not ask for reasons reads a film "Se7en because Up"
+        "diversity": 0,
+    }
+
+
+def test_films_of_the_simulator_have_reasons_that_fit() -> None:
+    task = Recommend(why=True)
+    rows = task.rows("validation", None)
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    found = task.metrics([], columns["reference"], columns)
+    assert min(found["reason_given"]) == 1
+    assert 0.8 < np.mean(found["reason_fits"]) < 1  # some viewers like a film that is like none that they have liked
+    env: Any = gym.make("rlhf/Recommend-v0", why=True, on_long_prompt="error").unwrapped
+    longest = max(len(ids) for ids in env.tokenizer(columns["reference"])["input_ids"])
+    assert longest < env.max_new_tokens
 
 
 def test_tastes_say_more_than_popularity_and_the_best_three_are_the_best() -> None:
@@ -148,6 +185,22 @@ def test_wrong_rows_are_named(changes: dict[str, Any], message: str) -> None:
         row |= {"ratings": [], "genres": []}
     with pytest.raises(ValueError, match=message):
         Recommend().rows("train", [row])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "row 0 has no column 'history': it has"),
+        ({"history": []}, r"row 0 has the history \[\]: give at least one title"),
+        ({"history": ["Up", "up"]}, "all different"),
+        ({"history": ["Up"], "history_genres": [["a"], ["b"]]}, "row 0 has 1 titles in 'history' and 2 of"),
+    ],
+)
+def test_wrong_histories_are_named_where_reasons_are_asked_for(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recommend(why=True).rows("train", [{**ROW, **changes}])
+    with pytest.raises(ValueError, match="why=1: give True"):
+        Recommend(why=1)  # type: ignore[arg-type]
 
 
 def test_a_missing_column_is_named() -> None:

@@ -23,8 +23,11 @@ STARTED = [env_id for env_id in ENVIRONMENTS if get_task(env_id).start is not No
 @pytest.mark.parametrize("env_id", STARTED)
 def test_the_description_says_how_the_start_is_made(env_id: str) -> None:
     task = get_task(env_id)
-    command = " ".join(["rlhf sft", env_id, "start", *(task.start or "").split()])
-    assert f"`{command}`" in " ".join((type(task).__doc__ or "").split())
+    described = " ".join((type(task).__doc__ or "").split())
+    base = [] if task.pretraining is None else ["--model", task.pretraining.split()[1]]
+    command = " ".join(["rlhf sft", env_id, "start", *base, *(task.start or "").split()])
+    assert f"`{command}`" in described
+    assert task.pretraining is None or f"`rlhf pretrain {task.pretraining}`" in described
     assert task.demonstrations("train")
 
 
@@ -45,6 +48,12 @@ def test_a_run_from_the_bare_model_is_told_how_to_make_a_start_and_others_are_no
     assert "`rlhf sft DATA start --epochs 0.5` makes" in (advise(own) or "")
     sums = TrainConfig(env="rlhf/QuestionAnswering-v0", env_kwargs={"wrong_cost": 0.2, "max_new_tokens": 4})
     assert "`rlhf sft rlhf/QuestionAnswering-v0 start --env-kwargs wrong_cost:0.2` makes" in (advise(sums) or "")
+    chinese = advise(TrainConfig(env="rlhf/ChineseReview-v0", env_kwargs={"mode": "continue"})) or ""
+    assert "`rlhf pretrain chinese-reviews zh --n-embd 160" in chinese
+    assert (
+        "`rlhf sft rlhf/ChineseReview-v0 start --model zh --learning-rate 1e-3 --env-kwargs mode:continue` makes"
+        in chinese
+    )
     assert advise(TrainConfig(env="rlhf/SpamFilter-v0", model="smollm2")) is None
     assert advise(TrainConfig(env="rlhf/Sentiment-v0")) is None
     assert advise(TrainConfig(env="rlhf/DialogBandit-v0")) is None

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from ....rendering import split_hidden
-from ...records import Settings
+from ...settings import Settings
 
 __all__ = [
     "ADMIN_PAGES",

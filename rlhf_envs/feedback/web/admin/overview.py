@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...formats.exporting import FORMATS, HOW, Export, export_file
 from ...formats.names import ExportFormat
-from ...records import Settings
+from ...settings import Settings
 from ...store.store import FeedbackStore
 from ..api import Scale, SettingsOut
 from ..auth import Admin, CsrfChecked, Store

@@ -22,7 +22,8 @@ from ...answers import matches
 from ...criteria import all_criteria, find_criterion
 from ...kinds import matches_gold
 from ...quality import AnnotatorCheck, check_annotators, describe_checks
-from ...records import Cost, Item, Judgement
+from ...records import Item, Judgement
+from ...settings import Cost
 from ...store.store import FeedbackStore
 from ...suggesting import SuggestionAgreement, compare_suggestions
 

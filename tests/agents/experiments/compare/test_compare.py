@@ -184,6 +184,7 @@ class Raises(PPO):
 
 class Dies(PPO):
     def train(self):
+        print("the last words", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -204,7 +205,11 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ..
 BROKEN_RUNS = ["--env", BANDIT, "--seeds", "1", "--n-envs", "32", "--test-episodes", "4", "--evaluations", "1"]
 
 
-def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_runs_are_reported_and_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs_here: Callable[[str], list[str]]
+) -> None:
+    """One of them in a process of its own, as users have them all. It learns there what this process registered."""
+    apart = jobs_here("dies/seed_00")
     broken(tmp_path, monkeypatch, ("raises", "dies", "gone"))
     folder = tmp_path / "c"
     flags = [*BROKEN_RUNS, "--algos", "dies,raises,gone,ppo", "--tokens", "192", "--jobs", "1", "-f", str(folder)]
@@ -213,7 +218,9 @@ def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch
     report = json.loads((folder / "report.json").read_text())
     errors = {entry["run"]: entry["error"] for entry in report["failed"]}
     assert errors.keys() == {"dies/seed_00", "raises/seed_00", "gone/seed_00"}
-    assert "its process ended with the signal SIGKILL" in errors["dies/seed_00"]
+    assert apart == ["dies/seed_00"]
+    assert errors["dies/seed_00"].startswith("its process ended with the signal SIGKILL; it printed last: ")
+    assert errors["dies/seed_00"].endswith("the last words")
     assert "ValueError: the run stopped after 96 tokens: the loss <b>is</b> a | banana" in errors["raises/seed_00"]
     assert "No module named 'gone'" in errors["gone/seed_00"]
     assert "raises/seed_00: FAILED, ValueError: the run stopped" in shown.output

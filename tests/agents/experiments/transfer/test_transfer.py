@@ -325,17 +325,21 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
         agents.transfer(config(tmp_path))
 
 
-def test_failed_runs_are_reported_and_the_others_shown(tmp_path: Path) -> None:
-    """In processes of their own, as users have it."""
+def test_failed_runs_are_reported_and_the_others_shown(tmp_path: Path, jobs_here: Callable[[str], list[str]]) -> None:
+    """One of them in a process of its own, as users have them all."""
+    apart = jobs_here("SayB-v0/seed_00")
     wrong = {"id": B, "reward": f"{WORDS}:broken", "reward_retries": 0}
     flags = ["--envs", json.dumps([A, wrong]), "--seeds", "1", "-n", "128", "--n-envs", "32", "--test-episodes", "4"]
-    flags += ["-params", "batch_size:64", "--jobs", "2", "-f", str(tmp_path / "t")]
+    flags += ["-params", "batch_size:64", "--jobs", "1", "-f", str(tmp_path / "t")]
     shown = CliRunner().invoke(app, ["transfer", *flags], env={"COLUMNS": "300"})
     assert shown.exit_code == 1, shown.output
     report = json.loads((tmp_path / "t" / "report.json").read_text())
     errors = {entry["run"]: entry["error"] for entry in report["failed"]}
     assert errors.keys() == {"start/seed_00", "SayA-v0/seed_00", "SayB-v0/seed_00"}
     assert all("the scorer is <b>out</b>" in error for error in errors.values())
+    assert apart == ["SayB-v0/seed_00"]
+    (log,) = (tmp_path / "t").rglob("SayB-v0/seed_00.log")
+    assert "Traceback" in log.read_text()
     assert report["cells"]["SayA-v0"].keys() == {"SayA-v0"}  # what could be measured is there
     assert report["cells"]["SayB-v0"] == {}
     assert "3 of 3 runs failed" in " ".join(report["notes"])

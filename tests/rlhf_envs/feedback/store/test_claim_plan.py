@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
-from rlhf_envs.feedback.records import NEXT_ITEM
+from rlhf_envs.feedback.settings import NEXT_ITEM
 
 
 @pytest.mark.parametrize("trains", [False, True])

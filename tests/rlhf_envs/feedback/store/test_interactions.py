@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
 from rlhf_envs.feedback.deciding import judgements_needed
-from rlhf_envs.feedback.records import NEXT_ITEM, Webhooks
+from rlhf_envs.feedback.settings import NEXT_ITEM, Webhooks
 from rlhf_envs.feedback.store import queue as queue_module
 from rlhf_envs.feedback.store.panels import end_part, enter_panel
 from rlhf_envs.feedback.store.schema import items, settings

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
-from rlhf_envs.feedback.records import EVENTS, Webhooks
+from rlhf_envs.feedback.settings import EVENTS, Webhooks
 from rlhf_envs.feedback.store.outbox import RETRIES
 from rlhf_envs.feedback.store.withdrawing import withdraw_person
 

@@ -15,7 +15,7 @@ from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
 from rlhf_envs.feedback.deciding import judgements_needed
 from rlhf_envs.feedback.formats.exporting import export_file
 from rlhf_envs.feedback.formats.importing import import_file
-from rlhf_envs.feedback.records import NEXT_ITEM
+from rlhf_envs.feedback.settings import NEXT_ITEM
 from rlhf_envs.feedback.store.schema import items, judgements
 from rlhf_envs.feedback.store.withdrawing import withdraw_person
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import random
 import sqlite3
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +21,22 @@ from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
 from rlhf_envs.feedback.store import database
 
 ANNOTATORS, ITEMS, OVERLAP = 16, 40, 3
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let SQLite leave the disk out, as the tests' PostgreSQL does: what is at stake here is the order of calls.
+
+    Every commit waits for the disk, one after another, and a slow one takes a third of a second for it.
+    """
+
+    def relax(connection: Any, *_: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+    sa.event.listen(sa.pool.Pool, "checkout", relax)
+    yield
+    sa.event.remove(sa.pool.Pool, "checkout", relax)
 
 
 def test_sixteen_annotators_double_nothing_and_lose_nothing(store_url: str) -> None:
@@ -197,6 +217,7 @@ def test_who_asks_for_what_is_new_misses_nothing(store_url: str) -> None:
                 seen.extend(j.id for j in store.judgements(after_id=seen[-1] if seen else 0))
                 if last_round:
                     return
+                done.wait(0.001)  # else it takes most of the time from those who answer
 
         follower = threading.Thread(target=follow)
         follower.start()
@@ -205,6 +226,58 @@ def test_who_asks_for_what_is_new_misses_nothing(store_url: str) -> None:
         follower.join()
         assert seen == [j.id for j in store.judgements()]
         assert len(seen) == 80
+
+
+def test_a_writer_is_not_passed_over_by_others_who_opened_the_file_too(
+    empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite lets those wait longest who have waited long. Commits take a while, as on a slow disk."""
+    commit = sa.engine.default.DefaultDialect.do_commit
+    monkeypatch.setattr(sa.engine.default.DefaultDialect, "do_commit", lambda *a: (time.sleep(0.01), commit(*a))[1])
+    stores = [FeedbackStore(empty_store) for _ in range(6)]
+    turns: list[int] = []
+    together = threading.Barrier(len(stores))
+
+    def write(n: int) -> None:
+        together.wait()
+        while len(turns) < 60:
+            stores[n].log(str(n), "wrote")
+            turns.append(n)
+
+    run([threading.Thread(target=write, args=(n,)) for n in range(len(stores))])
+    for store in stores:
+        store.close()
+    assert min(Counter(turns[:60])[n] for n in range(len(stores))) >= 5
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
+def test_a_forked_process_waits_for_no_thread_of_its_parent(empty_store: Path) -> None:
+    with FeedbackStore(empty_store) as store:
+        inside, over = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with store._database._writer:
+                inside.set()
+                over.wait(60)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        inside.wait(60)
+        process = multiprocessing.get_context("fork").Process(target=_log_in_a_store_of_its_own, args=(empty_store,))
+        process.start()
+        process.join(30)
+        if process.is_alive():
+            process.kill()
+        over.set()
+        thread.join()
+        process.join()
+        assert process.exitcode == 0
+        assert [entry.actor for entry in store.audit()] == ["child"]
+
+
+def _log_in_a_store_of_its_own(path: Path) -> None:
+    with FeedbackStore(path) as store:
+        store.log("child", "wrote")
 
 
 def run(threads: list[threading.Thread]) -> None:

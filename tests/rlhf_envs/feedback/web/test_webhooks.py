@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.formats.importing import import_file
-from rlhf_envs.feedback.records import Webhooks
+from rlhf_envs.feedback.settings import Webhooks
 from rlhf_envs.feedback.store.withdrawing import withdraw_person
 from rlhf_envs.feedback.web.admin.archive import write_archive
 from rlhf_envs.feedback.web.webhooks import Postman, delivering, sign

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback import web as web_package
-from rlhf_envs.feedback.records import LANGUAGES
+from rlhf_envs.feedback.settings import LANGUAGES
 from rlhf_envs.feedback.web import words
 from rlhf_envs.feedback.web.words import COOKIE, Words, check_texts, choose, load
 

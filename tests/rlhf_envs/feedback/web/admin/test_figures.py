@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from rlhf_envs.feedback import FeedbackStore, Item, Judgement, NewItem
 from rlhf_envs.feedback.agreement import CrowdFigures, alpha_interval, krippendorff_alpha
-from rlhf_envs.feedback.records import Cost
+from rlhf_envs.feedback.settings import Cost
 from rlhf_envs.feedback.store.browsing import ItemFilter, browse_items
 from rlhf_envs.feedback.web.admin import figures as figures_module
 from rlhf_envs.feedback.web.admin.figures import Figures

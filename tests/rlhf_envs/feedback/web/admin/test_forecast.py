@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.forecasts import Forecast, LabelForecast
-from rlhf_envs.feedback.records import Cost
+from rlhf_envs.feedback.settings import Cost
 from rlhf_envs.feedback.settings_file import parse_settings
 from rlhf_envs.feedback.web.admin.forecast import Forecasts
 

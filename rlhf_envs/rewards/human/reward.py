@@ -10,9 +10,9 @@ import logging
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from rlhf_envs.datasets.splits import log_once
 from rlhf_envs.feedback.records import NewItem
 from rlhf_envs.rewards.base import Reward, evaluate_reward
 from rlhf_envs.rewards.guard import RewardError
-from rlhf_envs.rewards.human_labels import check_criterion, labels_of
+from rlhf_envs.rewards.human.labels import check_criterion, labels_of
+from rlhf_envs.rewards.human.waiting import Fitting, Refit, Waiting, describe_awaited
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.rewards.scores import Columns
 from rlhf_envs.rewards.shaping import whole_number
@@ -30,7 +31,7 @@ from rlhf_envs.rewards.state import is_frozen
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
 
-__all__ = ["Fitting", "HumanReward", "Waiting"]
+__all__ = ["HumanReward"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,28 +39,6 @@ Mode = Literal["sync", "async"]
 Kind = Literal["rating", "thumbs", "questions"]
 OnTimeout = Literal["fallback", "mean", "error"]
 DEFAULT_STORE = Path("feedback.db")
-
-
-@runtime_checkable
-class Fitting(Protocol):
-    """Stand for a fit that runs beside the training."""
-
-    def done(self) -> bool:
-        """Return whether it has ended."""
-
-    def result(self) -> Callable[..., Any] | None:
-        """Return the reward function, once it is done, or None to keep the model."""
-
-
-Refit = Callable[[list[dict[str, Any]]], Callable[..., Any] | Fitting | None]
-
-
-class Waiting(NamedTuple):
-    """Describe a moment of waiting for people."""
-
-    seconds: float  # since this reward call began to wait
-    asked: int  # completions of the call
-    missing: int  # completions without enough answers yet
 
 
 class HumanReward(Reward):
@@ -293,8 +272,7 @@ class HumanReward(Reward):
             time.sleep(self.poll if self.timeout is None else min(self.poll, self.timeout - waited))
         self.waited += waited
         scores = np.array([np.mean(answers[item_id]) if item_id in answers else np.nan for item_id in ids])
-        unanswered = np.isnan(scores)
-        if given_up or not unanswered.any():
+        if given_up or not np.isnan(scores).any():
             return np.nan_to_num(scores)
         if late and self.on_timeout == "error":
             raise RewardError(
@@ -302,17 +280,24 @@ class HumanReward(Reward):
                 f"rest stay in {self.open().url}: serve it (rlhf feedback serve), then go on with the run"
                 + (f"; {awaited}" if awaited else "")
             )
-        withdrawn = {item_id for item_id, missed in zip(ids, unanswered, strict=True) if missed}
-        self.open().withdraw(sorted(withdrawn))
-        self._asked = {text: item_id for text, item_id in self._asked.items() if item_id not in withdrawn}
+        self._withdraw({item_id for item_id, score in zip(ids, scores, strict=True) if np.isnan(score)})
+        return self._fill_in(scores, {"prompts": prompts, "completions": completions, **columns})
+
+    def _withdraw(self, ids: set[int]) -> None:
+        """Take items out of the queue. The same texts are asked anew if they come again."""
+        self.open().withdraw(sorted(ids))
+        self._asked = {text: item_id for text, item_id in self._asked.items() if item_id not in ids}
+
+    def _fill_in(self, scores: np.ndarray, rows: Mapping[str, Sequence[Any]]) -> np.ndarray:
+        """Give the completions without an answer, whose score is NaN, the mean of the others or the fallback's."""
+        unanswered = np.isnan(scores)
         n = int(unanswered.sum())
         self.missed += n
         instead = "the mean of the others" if self.on_timeout == "mean" else "the fallback"
-        logger.warning("people did not rate %d of %d completions: their score is %s", n, len(ids), instead)
+        logger.warning("people did not rate %d of %d completions: their score is %s", n, len(scores), instead)
         if self.on_timeout == "mean":
             scores[unanswered] = np.nan_to_num(scores[~unanswered].mean()) if not unanswered.all() else 0.0
         else:
-            rows = {"prompts": prompts, "completions": completions, **columns}
             missed = {name: [rows[name][i] for i in np.flatnonzero(unanswered).tolist()] for name in rows}
             scores[unanswered] = _scores_of(self.fallback, missed.pop("prompts"), missed.pop("completions"), missed)
         return scores
@@ -337,7 +322,7 @@ class HumanReward(Reward):
                 answers[judgement.item_id].append(labels[judgement.id])
         missing = {i for i in ids if given[i] < self.overlap and (able - asked[i] or len(asked[i]) < self.overlap)}
         skipped = {i for i in missing if len(asked[i]) > given[i]}
-        awaited = _awaited(sorted(set().union(*(able - asked[i] for i in skipped))), len(skipped))
+        awaited = describe_awaited(sorted(set().union(*(able - asked[i] for i in skipped))), len(skipped))
         return {i: labels for i, labels in answers.items() if labels}, missing, awaited
 
     def _ask(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> list[int]:
@@ -404,13 +389,3 @@ def _scores_of(
     """Return a model's scores within people's bounds, (n,) float64 from -1 to 1."""
     scores: np.ndarray = np.tanh(evaluate_reward(reward, prompts, completions, columns)[0])
     return scores
-
-
-def _awaited(names: Sequence[str], skipped: int) -> str:
-    """Return a message about skipped completions that wait for the people of these names, or for somebody new."""
-    if not skipped:
-        return ""
-    if not names:
-        return f"{skipped} skipped completions wait for somebody new: invite more people (rlhf feedback invite)"
-    some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    return f"{skipped} skipped completions wait for {some}; if they will not come: rlhf feedback account NAME off"

@@ -1,0 +1,57 @@
+"""What tests of experiments share that run several agents."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from typing import Any
+
+import pytest
+
+from agents.experiments import processes
+from agents.experiments.processes import Job
+
+
+class _Here:
+    """Stand for the process of a job: do the job in this process, without the seconds in which another starts."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.stdin = job, io.StringIO()
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def wait(self) -> int:
+        execute = importlib.import_module(self.job.worker).execute
+        with self.job.log.open("a", encoding="utf-8") as log, redirect_stderr(log):
+            return processes.attempt(execute, json.loads(self.stdin.getvalue()))
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+@pytest.fixture
+def jobs_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Call it with the name of one job: that one gets a process of its own, and all others are done in this process.
+
+    It returns a list, to which the names of the jobs in processes of their own come.
+    """
+    start, started = processes._start, list[str]()
+
+    def use(apart: str) -> list[str]:
+        def start_job(job: Job) -> Any:
+            if job.name != apart:
+                return _Here(job)
+            started.append(job.name)
+            return start(job)
+
+        monkeypatch.setattr(processes, "_start", start_job)
+        return started
+
+    return use
