@@ -45,7 +45,8 @@ class QuestionAnswering(Task):
     and give them away, such as "John went to the garden. John took the book. Where is the book?" One question in five
     is about somebody or something that the story does not have, and "I don't know" is its answer. The people of the
     test split (600 questions) and of the validation split (400) are in no training story (4,000).
-    `rlhf sft rlhf/QuestionAnswering-v0 start` teaches a model the form.
+    `rlhf sft rlhf/QuestionAnswering-v0 start --learning-rate 1e-3` teaches a model the form, `rlhf train --env
+    rlhf/QuestionAnswering-v0 --algo rloo --model start` the rest.
 
     ## Observation space
     `input_ids` and `attention_mask`, (104,) each: a prompt of up to 96 tokens and up to 8 new ones. A longer prompt
@@ -80,7 +81,7 @@ class QuestionAnswering(Task):
     """
 
     name = "question-answering"
-    start = ""
+    start = "--learning-rate 1e-3"
     template = "Read: {question}\nAnswer:"
     max_prompt_tokens = 96
     max_new_tokens = 8

@@ -47,7 +47,8 @@ def test_a_run_from_the_bare_model_is_told_how_to_make_a_start_and_others_are_no
     own = TrainConfig(env="rlhf/SpamFilter-v0", model="tiny", env_kwargs={"data": "mine.csv"})
     assert "`rlhf sft DATA start --epochs 0.5` makes" in (advise(own) or "")
     sums = TrainConfig(env="rlhf/QuestionAnswering-v0", env_kwargs={"wrong_cost": 0.2, "max_new_tokens": 4})
-    assert "`rlhf sft rlhf/QuestionAnswering-v0 start --env-kwargs wrong_cost:0.2` makes" in (advise(sums) or "")
+    command = "rlhf sft rlhf/QuestionAnswering-v0 start --learning-rate 1e-3 --env-kwargs wrong_cost:0.2"
+    assert f"`{command}` makes" in (advise(sums) or "")
     chinese = advise(TrainConfig(env="rlhf/ChineseReview-v0", env_kwargs={"mode": "continue"})) or ""
     assert "`rlhf pretrain chinese-reviews zh --n-embd 160" in chinese
     assert (
