@@ -35,8 +35,8 @@ class Tutor(Task):
     (`rlhf_envs.tasks.tutor.students`). There are 2,000 problems for training, 200 for validation and 300 for tests. The
     people of held-out problems are in no training problem, and neither are the numbers and steps of test problems.
 
-    `rlhf sft rlhf/Tutor-v0 start --learning-rate 1e-3` learns from tutors of whom half of the hints are good; the others
-    name no number, are vague, name a wrong step, or tell the answer. `rlhf train --env rlhf/Tutor-v0 --algo rloo
+    `rlhf sft rlhf/Tutor-v0 start --learning-rate 1e-3` learns from tutors of whom half of the hints are good; the
+    others name no number, are vague, name a wrong step, or tell the answer. `rlhf train --env rlhf/Tutor-v0 --algo rloo
     --model start` learns the rest.
 
     ## Observation space
