@@ -15,7 +15,7 @@ from rlhf_envs.models import load_tokenizer
 from rlhf_envs.tokens import BROKEN, escape_control_tokens, unescape_control_tokens
 
 from .generate import generate_in
-from .prompting import open_prompts
+from .prompting import lent_template, open_prompts
 from .source import Source
 
 __all__ = ["Chat", "Style"]
@@ -32,7 +32,8 @@ class Chat:
         source: what answers, see `agents.generate`.
         style: "template" writes the conversation in the tokenizer's chat template; "roles" in lines such as
             "User: Hello\n\nAssistant:"; "plain" lets the model go on with the whole text, until it ends that by EOS:
-            then the next turn begins a new text. By default "template" if the tokenizer has one, else "plain".
+            then the next turn begins a new text. By default "template" if the tokenizer has one, or the task of the run
+            has one for models without, else "plain".
         system_prompt: the system message that a conversation begins with.
         seed: the seed of the first turn; every further turn takes the next one.
         max_new_tokens: the room for an answer; by default the run's, and 128 for a model.
@@ -66,6 +67,7 @@ class Chat:
         self._tokenizer = None if name is None else load_tokenizer(name)
         own = "chat_template" in {**self.source.env_kwargs, **(env_kwargs or {})}
         has_template = own or (self._tokenizer is not None and bool(self._tokenizer.chat_template))
+        has_template = has_template or lent_template(self.source, env_kwargs) is not None
         if style == "template" and not has_template:
             raise ValueError(f"{self.source.name} has no chat template: take style 'roles' or 'plain'")
         self.style: Style = style or ("template" if has_template else "plain")

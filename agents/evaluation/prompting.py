@@ -27,7 +27,7 @@ from .source import Source
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["open_prompts"]
+__all__ = ["lent_template", "open_prompts"]
 
 REWARDS = ("reward", "reward_fn", "reward_kwargs")
 KEPT = (
@@ -60,6 +60,7 @@ class Unscored(Task):
     def __init__(self, task: Task) -> None:
         self.task = task
         self.default_model, self.max_new_tokens = task.default_model, task.max_new_tokens
+        self.chat_template = task.chat_template
 
     def tokenizer(self, model: str | None) -> PreTrainedTokenizerBase:
         """Return the task's tokenizer."""
@@ -118,6 +119,11 @@ def open_prompts(
         chooses = "pass env=, whose reward chooses"
         raise ValueError(f"{source.name} keeps the best of {source.best_of} completions: {chooses}")
     return source.open_episodes(place or source.own_environment or "rlhf/Prompts-v0", "test", {**asked, **data})
+
+
+def lent_template(source: Source, env_kwargs: Mapping[str, Any] | None = None) -> str | None:
+    """Return the chat template that the task of a source has for models without one; None if it has none."""
+    return _lent(source, source.env, env_kwargs or {})[0].chat_template
 
 
 def _lent(source: Source, env: Any, given: Mapping[str, Any]) -> tuple[Task, str | None, dict[str, Any]]:

@@ -1,181 +1,60 @@
-"""Train a small Hugging Face causal language model on plain texts.
+"""Pre-train a language model on plain texts: a causal one, or an encoder by masked-language modelling.
 
-The loop is in `transformers.Trainer`. This module adds the corpus, the tokenizer and the way texts are packed:
-
-- A document is cut into *passages* of whole sentences. Each ends with EOS, so that the model learns to finish a thought
-  within the few dozen tokens of an episode.
-- A row of `block_size` tokens starts with a passage and holds as many of the following passages as fit, also of the
-  next documents. So position 0 is the start of a sentence, as in a prompt, and there is little padding. Only a passage
-  longer than a row goes on in the next one; the log says how many do.
+The loop is in `transformers.Trainer`. `agents.training.texts` reads the texts and lays them out for a causal model,
+`agents.training.masked` for an encoder. This module puts them together and counts what is learned, held out and left.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
-import os
-import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import wraps
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
+from torch.utils.data import Subset
+from transformers import AutoTokenizer
 
-from rlhf_envs.datasets.corpora import CORPORA, load_corpus, split_of
 from rlhf_envs.files import replace_json
-from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
-from rlhf_envs.tokens import encode_texts, keep_start
-from rlhf_envs.words import join_sentences, split_sentences, split_words
+from rlhf_envs.models import load_causal_lm, load_config, load_tokenizer, model_positions, no_progress_bars
+from rlhf_envs.models.kinds import is_encoder
+from rlhf_envs.rewards.reward_model import model_length
 
 from ..core.models import build_model
-from ..saving.folders import LOCK
-from ..saving.locks import locked
 from ..saving.provenance import MADE, provenance
+from .masked import Encoder, MaskedTexts, RandomMasks, build_encoder, load_encoder, pad_masked, save_encoder
+from .texts import PackedTexts, Texts, read_texts, split_passages, train_tokenizer
+from .trainer import Collate, Rows, alone, find_checkpoint, make_trainer, mean_loss, run_trainer
 
-if TYPE_CHECKING:  # transformers loads its Trainer only when it is used
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = [
-    "PackedTexts",
-    "alone",
-    "find_checkpoint",
-    "make_trainer",
-    "pretrain",
-    "read_texts",
-    "run_trainer",
-    "split_passages",
-    "train_tokenizer",
-]
+__all__ = ["Objective", "PackedTexts", "pretrain", "read_texts", "split_passages", "train_tokenizer"]
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-# How the names begin of what a run writes before its first checkpoint: TensorBoard's folder, tokenizer, processor.
-BEGUN = ("runs", "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "processor")
-EOS, PAD = "<|eos|>", "<|pad|>"
-TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable of torch.load
+Objective = Literal["clm", "mlm"]
+FRESH_RATE, FURTHER_RATE = 2e-3, 1e-4  # highest learning rates of a fresh model, and of one that is gone on from
+HELD_OUT_SEED = 0  # of the masks of held-out texts, the same for all seeds
 logger = logging.getLogger(__name__)
 
-Rows = Dataset[dict[str, torch.Tensor]]
+
+class _Start(NamedTuple):
+    """Hold what a run starts from; `encoder` has the network too, if that is one."""
+
+    tokenizer: PreTrainedTokenizerBase
+    network: PreTrainedModel
+    encoder: Encoder | None
 
 
-def read_texts(source: str) -> tuple[list[str], list[str]]:
-    """Read the training and validation texts of a named corpus, a text file or a folder of `.txt` files.
+class _Laid(NamedTuple):
+    """Hold the rows of a run in the order in which they are read, the held-out rows, and the tokens of both."""
 
-    Blank lines separate the documents of a file.
-
-    Returns:
-        `(train, validation)`, lists of documents.
-
-    Raises:
-        FileNotFoundError: `source` is neither a corpus nor a path.
-        ValueError: there is no text in it.
-    """
-    if source in CORPORA:
-        documents = load_corpus(source)
-        return [d.text for d in documents if d.split == "train"], [d.text for d in documents if d.split == "validation"]
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{source!r} is neither a file, a folder nor a corpus ({', '.join(sorted(CORPORA))})")
-    paths = sorted(path.glob("**/*.txt")) if path.is_dir() else [path]
-    texts = [" ".join(part.split()) for p in paths for part in re.split(r"\n\s*\n", p.read_text(encoding="utf-8"))]
-    texts = [text for text in texts if text]
-    if not texts:
-        raise ValueError(f"{source!r} holds no text: documents are separated by blank lines in .txt files")
-    validation = [text for text in texts if split_of(text) == "validation"] or texts[-1:]
-    held_out = set(validation)
-    return [text for text in texts if text not in held_out] or texts, validation
-
-
-def split_passages(text: str, max_words: int = 40) -> list[str]:
-    """Cut a document into passages of whole sentences with at most about `max_words` words per passage."""
-    passages: list[str] = []
-    words = 0
-    for sentence in split_sentences(text):
-        length = len(split_words(sentence))
-        if passages and words + length <= max_words:
-            passages[-1] = join_sentences(passages[-1], sentence)
-            words += length
-        else:
-            passages.append(sentence)
-            words = length
-    return passages
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Train an uncased byte-level BPE tokenizer with distinct pad and EOS tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=EOS,
-        model_max_length=max_length,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def alone(run: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Let one process at a time write to the folder `output`, the second argument of a function that trains."""
-
-    @wraps(run)
-    def locking(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        output: Any = kwargs["output"] if "output" in kwargs else args[1]
-        with locked(Path(output), "training"):
-            return run(*args, **kwargs)
-
-    return locking
-
-
-class PackedTexts(Dataset[dict[str, torch.Tensor]]):
-    """Hold rows of `block_size` token ids. Each starts with a passage; padding does not count in the loss."""
-
-    def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:
-        passages = [passage for text in texts for passage in split_passages(text)]
-        rows: list[list[int]] = [[]]
-        n_long = 0
-        for encoded in encode_texts(tokenizer, passages):
-            ids = [*encoded, tokenizer.eos_token_id]
-            n_long += len(ids) > block_size
-            if rows[-1] and len(rows[-1]) + len(ids) > block_size:
-                rows.append([])
-            while len(ids) > block_size:
-                part = keep_start(tokenizer, ids[: 2 * block_size], block_size)
-                ids = ids[len(part) :]
-                rows[-1].extend(part)
-                rows.append([])
-            rows[-1].extend(ids)
-        if n_long:
-            logger.warning("%d of %d passages are longer than a row of %d tokens", n_long, len(passages), block_size)
-        self.ids = torch.full((len(rows), block_size), tokenizer.pad_token_id or 0, dtype=torch.int32)  # (rows, block)
-        self.lengths = torch.tensor([len(row) for row in rows])
-        for i, row in enumerate(rows):
-            self.ids[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = self.ids[index].long()
-        mask = torch.arange(len(ids)) < self.lengths[index]
-        labels = ids.masked_fill(~mask, -100)
-        labels[0] = -100  # nothing predicts the first token, but the Trainer would count it
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+    rows: Rows
+    held_out: Rows
+    collate: Collate | None
+    tokens: dict[str, Any]
 
 
 @alone
@@ -184,6 +63,8 @@ def pretrain(
     output: str | Path,
     *,
     model: str | None = None,
+    objective: Objective | None = None,
+    columns: Mapping[str, str] | None = None,
     vocab_size: int = 3072,
     n_layer: int = 3,
     n_embd: int = 256,
@@ -191,169 +72,182 @@ def pretrain(
     block_size: int = 256,
     steps: int = 1000,
     batch_size: int = 16,
-    learning_rate: float = 2e-3,
+    learning_rate: float | None = None,
     save_freq: int = 200,
     seed: int = 0,
     bf16: bool = False,
     resume: bool = False,
-) -> dict[str, float]:
-    """Train a causal language model from plain text (and its tokenizer), and save both as a Hugging Face folder.
+) -> dict[str, Any]:
+    """Pre-train a language model on plain text, and save it with its tokenizer as a Hugging Face folder.
+
+    A causal model learns to predict the next token; the folder is a model to train agents from. An encoder learns to
+    predict masked tokens (15%, see `agents.training.masked`); the folder is a model to fit reward models on.
 
     Args:
-        source: a named corpus, a text file or a folder of text files (see `read_texts`).
+        source: a named corpus, a text file, a folder of text files or a file of rows (see `read_texts`).
         output: the folder to write; TensorBoard events and checkpoints go below it.
-        model: a model to go on from, by a name that `rlhf_envs.models.resolve` knows. By default a fresh model of
-            GPT-2's shape, `n_layer` blocks of width `n_embd`, with a BPE tokenizer of `vocab_size` tokens.
+        model: a causal model or an encoder to go on from, by a name that `rlhf_envs.models.resolve` knows. Its
+            tokenizer is kept. By default a fresh model of GPT-2's or BERT's shape, `n_layer` blocks of width `n_embd`,
+            with a BPE tokenizer of `vocab_size` tokens.
+        objective: "clm" for causal models, "mlm" for encoders. By default what the model is; "clm" for a fresh one.
+        columns: new names of columns of rows, such as `{"text": "body"}`.
         block_size: tokens per row; also the positions of a fresh model.
         steps: optimiser steps in all. The learning rate falls along a cosine to zero at the last step.
+        learning_rate: its highest value; by default 2e-3 for a fresh model, 1e-4 to go on from one.
         save_freq: steps between checkpoints and validations.
         resume: go on from the last checkpoint below `output`; start over if there is none yet.
 
     Returns:
-        The metrics on held-out texts: `loss` (nats per token) and `perplexity`. They are also in `pretrain.json`.
+        `loss` (nats per predicted token of the held-out texts) and `perplexity`, the same before the first step
+        (`loss_before`, `perplexity_before`), and `tokens`: `total` = `learned` + `held_out` + the sum of `left`, which
+        has the reasons. They count the tokens of the texts, and in causal models an EOS after each passage. All is also
+        in `pretrain.json`.
 
     Raises:
         FileExistsError: `output` holds a run and `resume` is False.
         FileNotFoundError: `resume` is True and `output` holds no run.
-        ValueError: another process is at work in `output`.
+        ValueError: another process is at work in `output`, or the model does not fit the objective.
     """
     checkpoint = find_checkpoint(Path(output), resume)
-    train, validation = read_texts(source)
+    texts = read_texts(source, columns)
     torch.manual_seed(seed)
-    tokenizer: PreTrainedTokenizerBase
-    if model is not None:
-        tokenizer, network = _load_model(model, block_size)
+    if model is None:
+        shape = {"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head}
+        start = _fresh(texts, output, checkpoint, objective == "mlm", vocab_size, block_size, shape)
     else:
-        if checkpoint is not None:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(output)
-        else:
-            tokenizer = train_tokenizer(train, vocab_size, block_size)
-        network = build_model(len(tokenizer), block_size, n_layer, n_embd, n_head)
-    tokenizer.save_pretrained(output)
-    data, held_out = (PackedTexts(texts, tokenizer, block_size) for texts in (train, validation))
-    logger.info("%d rows of up to %d tokens (%.1fM tokens)", len(data), block_size, int(data.lengths.sum()) / 1e6)
+        start = _load(model, objective, block_size)
+    _check_kind(checkpoint, start.network)
+    start.tokenizer.save_pretrained(output)
+    laid = _lay_out(texts, start, block_size, steps * batch_size, batch_size, seed)
+    rate = learning_rate or (FRESH_RATE if model is None else FURTHER_RATE)
+    measure = laid.held_out, batch_size, laid.collate, start.encoder is not None
+    before = mean_loss(start.network, *measure)
+    logger.info("held-out perplexity %.1f before the first step", math.exp(before))
     trainer = make_trainer(
-        network,
-        data,
-        held_out,
+        start.network,
+        laid.rows,
+        laid.held_out,
         output,
         steps=steps,
         warmup_steps=min(200, steps // 10),
         batch_size=batch_size,
-        learning_rate=learning_rate,
+        learning_rate=rate,
         save_freq=save_freq,
         seed=seed,
         bf16=bf16,
+        collate=laid.collate,
+        train_sampling_strategy="sequential",
     )
     run_trainer(trainer, checkpoint)
-    loss = trainer.evaluate()["eval_loss"]
-    with no_progress_bars():
-        network.save_pretrained(output)
-    metrics = {"loss": loss, "perplexity": math.exp(loss)}
-    settings = {"source": source, "model": model, "block_size": block_size, "steps": steps, "seed": seed}
-    replace_json(Path(output) / "pretrain.json", {**settings, **metrics, MADE: provenance()})
+    loss = mean_loss(start.network, *measure)
+    _save(start, output)
+    metrics: dict[str, Any] = {"loss": loss, "perplexity": math.exp(loss)}
+    metrics |= {"loss_before": before, "perplexity_before": math.exp(before), "tokens": laid.tokens}
+    settings = {"source": source, "model": model, "objective": "clm" if start.encoder is None else "mlm"}
+    sizes = {"block_size": block_size, "steps": steps, "batch_size": batch_size, "learning_rate": rate, "seed": seed}
+    replace_json(Path(output) / "pretrain.json", {**settings, **sizes, **metrics, MADE: provenance()})
     return metrics
 
 
-def find_checkpoint(output: Path, resume: bool) -> str | None:
-    """Return the checkpoint to resume from, or None for a new run. Check that `output` is as `resume` says.
-
-    A checkpoint whose save did not finish is skipped. A run that ended before its first checkpoint starts over.
-    """
-    if importlib.util.find_spec("accelerate") is None:
-        raise ModuleNotFoundError(
-            "training on texts runs in transformers' Trainer, which needs accelerate: pip install 'rlhf-envs[train]'"
-        )
-    found = [path for path in output.iterdir() if path.name != LOCK] if output.is_dir() else []
-    if not resume:
-        if found:
-            raise FileExistsError(f"{output} is not empty: pass --resume to go on, or choose another folder")
-        return None
-    checkpoints = [path for path in found if re.fullmatch(r"checkpoint-\d+", path.name)]
-    for checkpoint in sorted(checkpoints, key=lambda path: -int(path.name.partition("-")[2])):
-        if _is_whole(checkpoint):
-            return str(checkpoint)
-        logger.warning("skipping %s: its save did not finish", checkpoint)
-    if not found or any(path not in checkpoints and not path.name.startswith(BEGUN) for path in found):
-        raise FileNotFoundError(f"nothing to resume: {output} holds no checkpoint")
-    logger.warning("the run in %s ended before its first checkpoint: it starts over", output)
-    return None
+def _fresh(
+    texts: Texts,
+    output: str | Path,
+    checkpoint: str | None,
+    masked: bool,
+    vocab_size: int,
+    block_size: int,
+    shape: Mapping[str, int],
+) -> _Start:
+    """Return a fresh model and its tokenizer, which is that in `output` where a run is resumed."""
+    if checkpoint is not None:
+        tokenizer = AutoTokenizer.from_pretrained(output, trust_remote_code=False)
+    else:
+        tokenizer = train_tokenizer(texts.train, vocab_size, block_size, masked)
+    if masked:
+        encoder = build_encoder(len(tokenizer), block_size, **shape)
+        return _Start(tokenizer, encoder.network, encoder)
+    return _Start(tokenizer, build_model(len(tokenizer), block_size, **shape), None)
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Return whether a checkpoint has the file that the `Trainer` writes last, and all of it."""
-    try:
-        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
-def run_trainer(trainer: Trainer, checkpoint: str | None) -> None:
-    """Train, from a checkpoint if there is one. Its pickles are read as tensors and numbers alone: no code runs.
+def _load(model: str, objective: Objective | None, block_size: int) -> _Start:
+    """Return the model to go on from, and its tokenizer.
 
     Raises:
-        ValueError: a file of the checkpoint holds something else.
+        ValueError: the objective is not the model's, or its positions are too few.
     """
-    before = os.environ.get(TENSORS_ONLY)
-    os.environ[TENSORS_ONLY] = "1"  # transformers asks for the same at every call; this holds for every release of it
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+    config = load_config(model)
+    if objective == "clm" and is_encoder(config):
+        kind = (config.architectures or [config.model_type])[0]
         raise ValueError(
-            f"{checkpoint} is not gone on from: a file there holds more than tensors and numbers, and could run code "
-            f"({reason}): take a checkpoint of your own"
-        ) from error
-    finally:
-        if before is None:
-            del os.environ[TENSORS_ONLY]
-        else:
-            os.environ[TENSORS_ONLY] = before
-
-
-def _load_model(model: str, block_size: int) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    positions = model_positions(model)
+            f"the model {model!r} is an encoder ({kind}), which reads in both directions, so it cannot learn clm: "
+            "leave the objective out, or choose mlm"
+        )
+    if objective == "mlm" or is_encoder(config):
+        encoder = load_encoder(model)
+        positions, start = model_length(encoder.network), _Start(load_tokenizer(model), encoder.network, encoder)
+    else:
+        positions, start = model_positions(model), _Start(load_tokenizer(model), load_causal_lm(model), None)
     if positions is not None and block_size > positions:
         raise ValueError(f"block_size={block_size} is more than the {positions} positions of {model!r}")
-    return load_tokenizer(model), load_causal_lm(model)
+    return start
 
 
-def make_trainer(
-    network: PreTrainedModel,
-    data: Rows,
-    held_out: Rows | None,
-    output: str | Path,
-    *,
-    steps: int,
-    batch_size: int,
-    save_freq: int,
-    **arguments: Any,
-) -> Trainer:
-    """Return a `Trainer` that logs the validation perplexity too. `arguments` go to its `TrainingArguments`."""
-    from transformers import Trainer, TrainingArguments
+def _check_kind(checkpoint: str | None, network: PreTrainedModel) -> None:
+    """Raise ValueError if a checkpoint to resume from is of another kind of model."""
+    if checkpoint is None:
+        return
+    kinds = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8")).get("architectures")
+    if kinds != [type(network).__name__]:
+        raise ValueError(
+            f"{checkpoint} is a {', '.join(kinds or ['model without a name'])}, and this run trains a "
+            f"{type(network).__name__}: resume with the model and the objective of the run"
+        )
 
-    class PerplexityTrainer(Trainer):
-        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-            if "eval_loss" in logs:
-                logs["eval_perplexity"] = math.exp(logs["eval_loss"])
-            super().log(logs, *args, **kwargs)
 
-    settings = TrainingArguments(
-        output_dir=str(output),
-        max_steps=steps,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        eval_strategy="no" if held_out is None else "steps",
-        eval_steps=save_freq,
-        save_steps=save_freq,
-        logging_steps=min(20, save_freq),
-        lr_scheduler_type="cosine",
-        weight_decay=0.1,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
-        use_cpu=not torch.cuda.is_available(),
-        save_total_limit=2,
-        report_to=["tensorboard"],
-        **arguments,
-    )
-    return PerplexityTrainer(model=network, args=settings, train_dataset=data, eval_dataset=held_out)
+def _lay_out(texts: Texts, start: _Start, block_size: int, n_rows: int, batch_size: int, seed: int) -> _Laid:
+    """Lay texts out in rows, draw the `n_rows` rows that are read, and count all tokens."""
+    masked, tokenizer = start.encoder is not None, start.tokenizer
+    kind = MaskedTexts if masked else PackedTexts
+    data, held_out = (kind(part, tokenizer, block_size) for part in (texts.train, texts.validation))
+    if not len(data) or not len(held_out):
+        raise ValueError("the texts have nothing but special tokens to learn or to hold out: give other texts")
+    order = _draw_rows(data.lengths, n_rows, batch_size, seed, masked)
+    reached = torch.zeros(len(data), dtype=torch.bool).index_fill(0, torch.tensor(order), True)  # (rows,)
+    left = Counter({"in rows that the steps do not reach": int(data.lengths[~reached].sum())})
+    for why, part in texts.left.items():
+        rest = kind(part, tokenizer, block_size)
+        left[why] += int(rest.lengths.sum()) + rest.n_left
+    left["special tokens alone"] += data.n_left + held_out.n_left
+    counts = {"learned": int(data.lengths[reached].sum()), "held_out": int(held_out.lengths.sum())}
+    total = sum(counts.values()) + left.total()
+    tokens = {"total": total, **counts, "left": {why: n for why, n in left.items() if n}}
+    logger.info("%d rows of up to %d tokens (%.1fM tokens)", len(data), block_size, int(data.lengths.sum()) / 1e6)
+    if isinstance(data, PackedTexts) or isinstance(held_out, PackedTexts):
+        return _Laid(Subset(data, order), held_out, None, tokens)
+    fixed = RandomMasks(held_out, held_out.lengths.argsort(stable=True).tolist(), HELD_OUT_SEED)
+    return _Laid(RandomMasks(data, order, seed + 1), fixed, pad_masked(tokenizer), tokens)
+
+
+def _draw_rows(lengths: torch.Tensor, n: int, batch_size: int, seed: int, by_length: bool) -> list[int]:
+    """Return n rows in the order in which they are read: all once before any twice, in an order of its own per pass.
+
+    With `by_length`, the rows of a batch are about equally long.
+    """
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    generator, order = torch.Generator().manual_seed(seed), list[int]()
+    while len(order) < n:
+        if by_length:
+            order += get_length_grouped_indices(lengths.tolist(), batch_size, generator=generator)
+        else:
+            order += torch.randperm(len(lengths), generator=generator).tolist()
+    return order[:n]
+
+
+def _save(start: _Start, output: str | Path) -> None:
+    """Save the network, an encoder with the weights that masked-LM has no place for."""
+    if start.encoder is not None:
+        save_encoder(start.encoder, output)
+        return
+    with no_progress_bars():
+        start.network.save_pretrained(output)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
 
 from rlhf_envs.chat_format import ChatFormat, choose_template
 from rlhf_envs.datasets import MissingSplitError, load_rows
@@ -33,13 +32,13 @@ from rlhf_envs.tasks.lookup import demonstrations, find_task
 from rlhf_envs.tokens import end_ids
 
 from ..core.completions import log_counts
-from ..core.examples import IGNORED, Example, encode_rows, number_rows
+from ..core.examples import Example, encode_rows, number_rows
 from ..core.packing import keeps_apart
 from ..saving.provenance import MADE, provenance
 from .networks import check_flags, load_network, save_network
 from .packing import PackedExamples
 from .picture_examples import PictureExamples
-from .pretrain import Rows, alone, find_checkpoint, make_trainer, run_trainer
+from .trainer import alone, find_checkpoint, make_trainer, mean_loss, run_trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -182,7 +181,7 @@ def fine_tune(
     run_trainer(trainer, checkpoint)
     metrics: dict[str, float] = {"steps": steps, "examples": len(parts["train"].examples), **counts}
     if "validation" in sets:
-        loss = _mean_loss(network, sets["validation"], batch_size)
+        loss = mean_loss(network, sets["validation"], batch_size)
         metrics = {"loss": loss, "perplexity": math.exp(loss), **metrics}
     config.use_cache = use_cache
     save_network(network, output, model, merge)
@@ -253,17 +252,3 @@ def _check_conversations(chat: ChatFormat, rows: Sequence[Row], source: str) -> 
             f"system_prompt={chat.system_prompt[:60]!r} begins conversations, and all prompts of {source} are strings: "
             "give chat=True as well, which makes them what the user says"
         )
-
-
-def _mean_loss(network: PreTrainedModel, data: Rows, batch_size: int) -> float:
-    """Return the cross-entropy per token of a completion, in nats. The Trainer's own is a mean of batches' means."""
-    total, n_tokens = 0.0, 0
-    network.eval()
-    for batch in DataLoader(data, batch_size):
-        labels = batch["labels"][:, 1:].to(network.device)
-        batch = {key: value.to(network.device) for key, value in batch.items() if key != "labels"}
-        with torch.no_grad():
-            logits = network(**batch, use_cache=False).logits[:, :-1].float()
-        total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"))
-        n_tokens += int((labels != IGNORED).sum())
-    return total / n_tokens

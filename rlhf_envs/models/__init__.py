@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_envs.models.adapters import adapter_base, is_adapter_folder, load_adapters, merge_adapters
-from rlhf_envs.models.kinds import check_text_decoder, loaded_config
+from rlhf_envs.models.kinds import check_text_decoder, is_encoder, loaded_config
 from rlhf_envs.models.minilm import minilm_folder
 from rlhf_envs.models.smollm2 import smollm2_folder
 from rlhf_envs.models.tiny_vision import tiny_vision_folder
@@ -242,6 +242,12 @@ def load_with_adapters(name: str, dtype: torch.dtype | None = None) -> PreTraine
     architectures = config.architectures or []
     if any("Classification" in architecture for architecture in architectures):
         raise ValueError(f"the model {name!r} is a {architectures[0]}, not a causal language model; {_THERE_ARE}")
+    if is_encoder(config):
+        kind = (architectures or [config.model_type])[0]
+        raise ValueError(
+            f"the model {name!r} is an encoder ({kind}), which writes no text, not a causal language model; fit reward "
+            f"models on it, or pre-train it with the objective mlm; {_THERE_ARE}"
+        )
     check_text_decoder(loaded_config(config), f"the model {name!r}")
     with no_progress_bars(), clear_errors(name, "weights"):
         return AutoModelForCausalLM.from_pretrained(own, dtype=dtype or torch.float32, trust_remote_code=False).eval()

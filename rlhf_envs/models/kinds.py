@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-__all__ = ["check_text_decoder", "loaded_config"]
+__all__ = ["check_text_decoder", "is_encoder", "loaded_config"]
 
 SENSES = ("vision", "image", "video", "audio", "speech", "vq")  # in the names of sub-configurations
 
@@ -35,3 +35,14 @@ def loaded_config(config: PreTrainedConfig) -> PreTrainedConfig:
     network: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     is_text = network is not None and network.config_class is config.sub_configs.get("text_config")
     return config.get_text_config() if is_text else config
+
+
+def is_encoder(config: PreTrainedConfig) -> bool:
+    """Return whether a model reads texts in both directions and writes none, as BERT, which masked-LM trains."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    masked: Any = MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None)
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if masked is None or masked is causal or config.is_encoder_decoder or getattr(config, "is_decoder", False):
+        return False
+    return causal is None or causal.__name__ not in (config.architectures or [])

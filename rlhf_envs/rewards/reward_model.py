@@ -126,11 +126,14 @@ def find_head(model: PreTrainedModel) -> tuple[str, torch.nn.Linear]:
 
 
 def model_length(model: PreTrainedModel) -> int | None:
-    """Return how many tokens of a text a model reads: as many as in its fit, else its positions; None for no limit."""
-    limits = (
-        getattr(model.config, "reward_max_length", None),
-        getattr(model.config.get_text_config(), "max_position_embeddings", None),
-    )
+    """Return how many tokens of a text a model reads: as many as in its fit, else its positions; None for no limit.
+
+    The positions of RoBERTa and its like begin after the pad id: 514 of them are for 512 tokens.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    unused = max((getattr(table, "padding_idx", None) or -1 for table in tables), default=-1) + 1
+    limits = (getattr(model.config, "reward_max_length", None), positions and positions - unused)
     return min((limit for limit in limits if limit is not None), default=None)
 
 

@@ -121,6 +121,8 @@ class Mixture(Task):
         members = self.subtasks.values()
         self.default_model = next((task.default_model for task in members if task.default_model is not None), None)
         self.judges = tuple(dict.fromkeys(judge for task in members for judge in task.judges))
+        templates = {task.chat_template for task in members} - {None}
+        self.chat_template = templates.pop() if len(templates) == 1 else None  # of several, none is right for all
         self.max_prompt_tokens = max(task.max_prompt_tokens for task in members)
         self.max_new_tokens = max(task.max_new_tokens for task in members)
         self._columns: dict[str, dict[str, None]] = {name: {} for name in self.subtasks}

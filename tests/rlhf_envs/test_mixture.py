@@ -14,6 +14,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from rlhf_envs.dialogs import Dialog, Reply
 from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.models import load_tokenizer
 from rlhf_envs.registration import describe, task_of
 from rlhf_envs.rewards import Constrained, RewardError, ScoreError, evaluate_reward, frozen_rewards
 from rlhf_envs.task_weights import FLOOR, WINDOW, TaskWeights
@@ -393,3 +394,18 @@ def test_other_tasks_take_no_tasks_and_weights_are_progress_or_none() -> None:
         TextGenerationEnv(Count, tasks=[TALK, COUNT])
     with pytest.raises(ValueError, match=r"weights='progres': 'progress', or leave it out"):
         TextGenerationEnv(Mixture, tasks=[TALK, COUNT], weights="progres")
+
+
+def test_tasks_of_conversations_bring_their_chat_template() -> None:
+    """Customer service speaks in role lines where the model has no template. The others' prompts stay as they are."""
+    tasks = ({"id": "rlhf/CustomerService-v0", "name": "service"}, {"id": "rlhf/Sentiment-v0", "name": "film"})
+    mixed = EpisodeBatch(1, Mixture(tasks), model="tiny")
+    alone = EpisodeBatch(1, "rlhf_envs.tasks.customer_service:CustomerService", model="tiny")
+    place = next(i for i, row in enumerate(mixed.rows) if row["task"] == "service")
+    texts: list[str] = []
+    for batch, index in ((mixed, place), (alone, 0)):
+        batch.draw(0, np.random.default_rng(0), index)
+        row = batch.observe_row(0)
+        texts.append(str(load_tokenizer("tiny").decode(row["input_ids"][row["attention_mask"] == 1])))
+    assert texts[0] == texts[1]
+    assert texts[0].endswith("assistant:")

@@ -36,8 +36,8 @@ class Tutor(Task):
     people of held-out problems are in no training problem, and neither are the numbers and steps of test problems.
 
     `rlhf sft rlhf/Tutor-v0 start --learning-rate 1e-3` learns from tutors of whom half of the hints are good; the
-    others name no number, are vague, name a wrong step, or tell the answer. `rlhf train --env rlhf/Tutor-v0 --algo rloo
-    --model start` learns the rest.
+    others name no number, are vague, name a wrong step, or tell the answer. `rlhf train --env rlhf/Tutor-v0 --algo
+    rloo --model start` learns the rest.
 
     ## Observation space
     `input_ids` and `attention_mask`, (208,) each: a prompt of up to 80 tokens and up to 128 new ones.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import agents
@@ -50,6 +51,20 @@ def test_a_chat_template_gets_all_turns(chat_model: str, monkeypatch: pytest.Mon
     ]
     chat.reset()
     assert chat.messages == [{"role": "system", "content": "be kind"}]
+
+
+def test_a_run_is_talked_with_in_the_form_of_its_task() -> None:
+    """Customer service is a conversation, in role lines where the model has no template: it is trained in these."""
+    agent = agents.make("random", "rlhf/CustomerService-v0", n_envs=1)
+    chat = Chat(agent, max_new_tokens=2)
+    assert chat.style == "template"
+    batch = open_prompts(chat.source, [[{"role": "user", "content": "Where is my order?"}]])
+    batch.draw(0, np.random.default_rng(0))
+    row = batch.observe_row(0)
+    read = load_tokenizer("tiny").decode(row["input_ids"][row["attention_mask"] == 1])
+    assert str(read).lower() == "user: where is my order?\n\nassistant:"
+    assert isinstance(chat.say("hi"), str)
+    assert Chat("tiny").style == "plain"
 
 
 def test_role_lines_end_where_the_model_begins_the_users_turn(monkeypatch: pytest.MonkeyPatch) -> None:

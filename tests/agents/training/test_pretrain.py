@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agents.training.pretrain import PackedTexts, pretrain, read_texts, split_passages, train_tokenizer
+from agents.training.pretrain import pretrain
+from agents.training.texts import PackedTexts, read_texts, split_passages, train_tokenizer
 
 TEXTS = [f"The cat number {i} sat on the mat. It was a good day for cat {i}! Was it?" for i in range(60)]
 SMALL = dict(vocab_size=300, n_layer=1, n_embd=16, n_head=2, block_size=32, batch_size=4, save_freq=10)
@@ -26,6 +28,7 @@ def test_a_run_writes_a_model_that_has_learned(corpus, tmp_path):
     output = tmp_path / "model"
     figures = pretrain(corpus, output, steps=40, learning_rate=1e-2, **SMALL)
     assert figures["perplexity"] < 60, "of a vocabulary of 300"
+    assert 200 < figures["perplexity_before"] < 400
     saved = json.loads((output / "pretrain.json").read_text())
     assert (saved["perplexity"], saved["steps"]) == (figures["perplexity"], 40)
     assert saved["made"]["versions"].keys() >= {"torch", "transformers"}
@@ -137,15 +140,65 @@ def test_passages_are_whole_sentences(text, passages):
 
 
 def test_bad_sources_and_folders_are_clear_errors(corpus, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"neither a file, a folder nor a corpus \(movie-reviews\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"neither a file, a folder nor a corpus \(chinese-reviews, movie-reviews\)"
+    ):
         read_texts("no-such-corpus")
     empty = tmp_path / "empty.txt"
     empty.write_text("\n\n", encoding="utf-8")
     with pytest.raises(ValueError, match="holds no text"):
         read_texts(str(empty))
+    single = tmp_path / "single.txt"
+    single.write_text("A single sentence.", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds a single passage of text, and one more is needed to hold out"):
+        read_texts(str(single))
+    single.write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"is not UTF-8 .*: save it as UTF-8"):
+        read_texts(str(single))
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
     with pytest.raises(FileExistsError, match="is not empty: pass --resume"):
         pretrain(corpus, tmp_path / "taken", steps=1)
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         pretrain(corpus, tmp_path / "nothing", steps=1, resume=True)
+
+
+def test_going_on_from_a_causal_model_keeps_its_tokenizer_and_learns_the_texts(corpus, whole, tmp_path):
+    """Domain-adaptive continuation, with a lower learning rate by default."""
+    start = str(Path(whole[0]).parent / "model")
+    other = tmp_path / "dogs.txt"
+    other.write_text("\n\n".join(f"Dog {i} ran after ball {i}. It barked!" for i in range(60)), encoding="utf-8")
+    metrics = pretrain(str(other), tmp_path / "on", model=start, steps=10, batch_size=8, block_size=32, save_freq=10)
+    assert metrics["perplexity"] < metrics["perplexity_before"]
+    saved = json.loads((tmp_path / "on" / "pretrain.json").read_text())
+    assert (saved["model"], saved["objective"], saved["learning_rate"]) == (start, "clm", 1e-4)
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (start, tmp_path / "on"))
+    assert before.get_vocab() == after.get_vocab()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "on").config.n_layer == 1
+
+
+def test_one_document_is_held_out_in_part(tmp_path):
+    """A book without blank lines: no passage is learned and held out too."""
+    path = tmp_path / "book.txt"
+    path.write_text(" ".join(f"{'word ' * 30}{i}." for i in range(40)), encoding="utf-8")
+    texts = read_texts(str(path))
+    learned, held_out = (set(split_passages(*part)) for part in (texts.train, texts.validation))
+    assert (len(learned), len(held_out)) == (36, 4)
+    assert not learned & held_out
+    path.write_text("\n\n".join(["One text."] * 3 + ["Another text."]), encoding="utf-8")
+    texts = read_texts(str(path))
+    assert not set(texts.train) & set(texts.validation)
+    assert len(texts.train) + len(texts.validation) == 4
+
+
+def test_rows_are_texts_and_a_wrong_column_names_those_found(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text('body,label\nA first text.,1\n"A second,  text.",0\n', encoding="utf-8")
+    texts = read_texts(str(path), {"text": "body"})
+    assert sorted(texts.train + texts.validation) == ["A first text.", "A second, text."]
+    with pytest.raises(ValueError, match=r"no column 'text' \(it has: body, label\)"):
+        read_texts(str(path))
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": ["a", "b"]}\n')
+    with pytest.raises(ValueError, match=r"the column 'text' has .*: give it one text per row"):
+        read_texts(str(path))

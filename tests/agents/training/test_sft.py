@@ -145,10 +145,10 @@ def test_packed_examples_have_the_loss_that_they_have_alone() -> None:
         for at, label in enumerate(example.labels[1:]):
             if label != IGNORED:
                 total, n = total - float(logits[at, label]), n + 1
-    assert sft._mean_loss(network, packed, 2) == pytest.approx(total / n, abs=1e-5)
+    assert sft.mean_loss(network, packed, 2) == pytest.approx(total / n, abs=1e-5)
     alone = PackedExamples(examples, 64, TINY.pad_token_id, packed=False)
     assert len(alone) == len(examples)
-    assert sft._mean_loss(network, alone, 4) == pytest.approx(total / n, abs=1e-5)
+    assert sft.mean_loss(network, alone, 4) == pytest.approx(total / n, abs=1e-5)
 
 
 def test_packing_fills_rows_and_keeps_every_example_once() -> None:
