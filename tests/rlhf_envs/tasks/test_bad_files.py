@@ -75,7 +75,8 @@ def test_every_task_plays_without_the_packages_of_extras_or_names_the_command() 
     assert {"accelerate", "peft", "sacrebleu", "sqlalchemy"} <= {*hidden}
     arguments = [json.dumps(hidden), json.dumps([*ENVIRONMENTS])]
     done = subprocess.run([sys.executable, "-c", PLAY, *arguments], capture_output=True, text=True, check=False)
-    found = json.loads(done.stdout.splitlines()[-1]) if done.stdout else done.stderr
+    assert done.stdout, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
     assert {*found} == {*NEEDS}, found
     for env_id, command in NEEDS.items():
         assert command in found[env_id]
