@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.tasks.lookup import arguments_of
+from rlhf_envs.tasks.results import read_results
 
 from ..registry import check_name
 from ..training.config import TrainConfig, option
@@ -125,9 +126,11 @@ def advise(config: TrainConfig) -> str | None:
     if source == config.env_id:
         words += [f"--env-kwargs {shlex.quote(f'{name}:{value}')}" for name, value in own.items()]
     command = " ".join(filter(None, words))
+    measured = read_results().get(config.env_id, {}).get("algo", config.algo)
+    algo, as_measured = ("", "") if measured == config.algo else (f"--algo {measured} ", ", as it was measured")
     return (
         f"{task.default_model} has not learned what answers look like here, and may not find out by trying: "
-        f"{before}`{command}` makes a start, and `--model start` trains from it"
+        f"{before}`{command}` makes a start, and `{algo}--model start` trains from it{as_measured}"
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.references import check_prompts
 
 __all__ = ["Bias", "BiasReward", "bias_score", "counterfactual_gap", "read_option"]
 
@@ -140,7 +141,8 @@ class Bias(Task):
         Raises:
             ValueError: a row lacks a column, has fewer than two options, or names an option that it does not have.
         """
-        return [self.fill(number, row) for number, row in enumerate(super().rows(split, data))]
+        check_prompts(rows := super().rows(split, data), self.name)
+        return [self.fill(number, row) for number, row in enumerate(rows)]
 
     def fill(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row with its options read and written into the prompt."""
@@ -154,7 +156,7 @@ class Bias(Task):
         chosen = {name: choose(row[name], options, f"{where}: {name!r}") for name in CHOICES}
         if chosen["stereotype"] == chosen["unknown"]:
             raise ValueError(f"{where}: 'stereotype' and 'unknown' are both {options[chosen['unknown']]!r}")
-        text = str(row.get("text", row["prompt"]))
+        text = row.get("text", row["prompt"])
         lines = [f"{letter}: {option}" for letter, option in zip(LETTERS, options, strict=False)]
         prompt = "\n".join([text, *lines, "Answer:"])
         reference = f" {options[chosen['label']]}"

@@ -121,7 +121,8 @@ class Classify(LabelTask):
         template: the prompt, with `{text}` in it.
 
     Raises:
-        ValueError: there are fewer than two labels, two are one word in other letters, or the template has no `{text}`.
+        ValueError: there are fewer than two labels, two are one word in other letters, or the template has no `{text}`,
+            or other braces.
     """
 
     name = "classify"
@@ -143,6 +144,12 @@ class Classify(LabelTask):
         if template is not None:
             if "{text}" not in template:
                 raise ValueError(f"template={template!r} has no {{text}}, where the text of a row goes")
+            try:
+                template.format(text="")
+            except (KeyError, IndexError, AttributeError, ValueError) as error:
+                raise ValueError(
+                    f"template={template!r} has braces that are not {{text}} ({error}): write {{{{ and }}}} for others"
+                ) from None
             self.template = template
         self.check_words()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.references import check_prompts
 from rlhf_envs.tokens import encode_after
 
 if TYPE_CHECKING:
@@ -91,9 +92,11 @@ class LabelTask(Task):
         """Return the rows. Rows of `data` need a `prompt`, which is the text, and a `label`.
 
         Raises:
-            ValueError: a row has no label, or one that is not among the labels, or all training rows have one label.
+            ValueError: a row has a prompt of messages, no label, or one that is not among the labels, or all training
+                rows have one label.
         """
         rows = super().rows(split, data)
+        check_prompts(rows, self.name)
         self.check_labels(rows)
         if split == "train" and len(rows) > 1 and len({row["label"] for row in rows}) == 1:
             raise ValueError(
@@ -103,7 +106,7 @@ class LabelTask(Task):
 
     def fill(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row with the template around its text."""
-        text = str(row.get("text", row["prompt"]))
+        text = row.get("text", row["prompt"])
         return {**row, "prompt": self.template.format(text=text), "text": text, "reference": f" {row['label']}"}
 
     def check_labels(self, rows: Sequence[Mapping[str, Any]]) -> None:

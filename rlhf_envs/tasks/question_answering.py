@@ -110,7 +110,7 @@ class QuestionAnswering(Task):
             raise ValueError(
                 f"task {self.name!r}: row {number} has the answer {row.get('answer')!r}, in its columns "
                 f"{', '.join(map(repr, row))}: give a text, a list of texts, or \"I don't know\"; columns={{'answer': "
-                "'solution'}} (--column answer:solution) renames one"
+                "'solution'} (--column answer:solution) renames one"
             )
         question = row.get("question", row.get("prompt"))
         if not isinstance(question, str):

@@ -1,11 +1,31 @@
-"""Check that rows have the texts that a task compares completions with."""
+"""Check that rows have the texts that a task asks about and compares completions with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["check_references"]
+__all__ = ["check_prompts", "check_references"]
+
+
+def check_prompts(rows: Sequence[Mapping[str, Any]], task: str, column: str = "text") -> None:
+    """Check that what a task writes into its own prompt is text.
+
+    Args:
+        rows: the rows.
+        task: the task's name, for messages.
+        column: where a row has the text after its prompt was written; before that it is the `prompt`.
+
+    Raises:
+        ValueError: a row has messages or another value there. The message names the row.
+    """
+    for number, row in enumerate(rows):
+        text = row.get(column, row.get("prompt"))
+        if not isinstance(text, str):
+            raise ValueError(
+                f"task {task!r}: row {number} has the prompt {str(text)[:60]!r}, which is no text: give a text; for a "
+                "conversation, its last message, and chat=True (--chat) to show it as what a user says"
+            )
 
 
 def check_references(rows: Sequence[Mapping[str, Any]], task: str, what: str) -> None:

@@ -12,6 +12,7 @@ from rlhf_envs.datasets import check_split, load_rows
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.tasks.reasoning.items import check_dataset, draw_rows, top_level
 from rlhf_envs.tasks.reasoning.scoring import UNSOUND, PackageScore, StrictScore, strict_score
+from rlhf_envs.tasks.references import check_prompts
 
 __all__ = ["BUNDLED_LEVELS", "DEFAULT", "ReasoningGym"]
 
@@ -133,6 +134,7 @@ class ReasoningGym(Task):
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return the questions of the levels of a split, or those of `data`, which need an `answer`."""
         if data is not None:
+            check_prompts(data, self.name, "question")
             return [self._fill(dict(row), number) for number, row in enumerate(data)]
         split = check_split(split, self.name)
         beyond = [self.next_level] if split != "train" and self.next_level is not None else []

@@ -150,6 +150,8 @@ def test_macro_f1_is_set_against_the_commonest_label() -> None:
         ),
         (TABLE, {"columns": RENAMED, "labels": "good"}, "give a list of at least two label words"),
         (TABLE, {"columns": RENAMED, "template": "Label:"}, "has no {text}"),
+        (TABLE, {"columns": RENAMED, "template": "{text} {mood}:"}, "has braces that are not {text}"),
+        (TABLE, {"columns": RENAMED, "template": "{text} {"}, "has braces that are not {text}"),
     ],
 )
 def test_bad_tables_are_refused_with_what_is_wrong(

@@ -111,3 +111,21 @@ def test_a_bundle_remakes_its_environment_with_them(tmp_path: Any) -> None:
 @pytest.mark.parametrize("path", ["C:/data/rows.jsonl", "D:\\rows/a.csv", "s3:bucket/rows.jsonl", "rows.jsonl"])
 def test_a_file_with_a_colon_is_no_environment(path: str) -> None:
     assert find_task(path) is None
+
+
+@pytest.mark.parametrize(
+    ("env_id", "columns"),
+    [
+        ("rlhf/SpamFilter-v0", {"label": "ham"}),
+        ("rlhf/Classify-v0", {"label": "good"}),
+        ("rlhf/ChineseReview-v0", {"label": "好评"}),
+        ("rlhf/ImageQA-v0", {"label": "red"}),
+        ("rlhf/Bias-v0", {"options": ["a", "b", "c"], "label": 0, "unknown": 1, "stereotype": 2}),
+        ("rlhf/ReasoningGym-v0", {"answer": "1"}),
+        ("rlhf/QuestionAnswering-v0", {"answer": "1"}),
+    ],
+)
+def test_a_task_with_a_prompt_of_its_own_refuses_messages(env_id: str, columns: dict[str, Any]) -> None:
+    row = {"prompt": [{"role": "user", "content": "很好 or not?"}], **columns}
+    with pytest.raises(ValueError, match=r"row 0 has the prompt .*: give a text"):
+        gym.make(env_id, data=[row], validation_share=0, test_share=0)

@@ -122,7 +122,10 @@ def test_questions_of_your_own_may_have_several_right_answers() -> None:
         ({"wrong_cost": -1}, "wrong_cost=-1: give a number of at least 0"),
         ({"wrong_cost": True}, "wrong_cost=True: give a number"),
         ({"split": "dev2"}, "no split 'dev2'"),
-        ({"data": [{"prompt": "Who?", "reply": "he"}]}, "row 0 has the answer None, in its columns 'prompt', 'reply'"),
+        (
+            {"data": [{"prompt": "Who?", "reply": "he"}]},
+            "row 0 has the answer None, in its columns 'prompt', 'reply': .*columns={'answer': 'solution'} ",
+        ),
         ({"data": [{"prompt": "Who?", "answer": 3}]}, "row 0 has the answer 3"),
         ({"data": [{"prompt": "Who?", "answer": [" "]}]}, r"row 0 has the answer \[' '\]"),
         ({"data": [{"prompt": [{"role": "user", "content": "Who?"}], "answer": "he"}]}, "give a text"),

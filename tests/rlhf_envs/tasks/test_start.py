@@ -55,6 +55,10 @@ def test_a_run_from_the_bare_model_is_told_how_to_make_a_start_and_others_are_no
         "`rlhf sft rlhf/ChineseReview-v0 start --model zh --learning-rate 1e-3 --env-kwargs mode:continue` makes"
         in chinese
     )
+    assert "and `--algo rloo --model start` trains from it, as it was" in (
+        advise(TrainConfig(env="rlhf/Tutor-v0")) or ""
+    )
+    assert "and `--model start` trains" in (advise(TrainConfig(env="rlhf/Tutor-v0", algo="rloo")) or "")
     assert advise(TrainConfig(env="rlhf/SpamFilter-v0", model="smollm2")) is None
     assert advise(TrainConfig(env="rlhf/Sentiment-v0")) is None
     assert advise(TrainConfig(env="rlhf/DialogBandit-v0")) is None
