@@ -26,11 +26,10 @@ from agents.training.hyperparams import parse_yaml
 from benchmarks.learning import run
 from rlhf_envs.files import replace_file, replace_json
 from rlhf_envs.registration import describe, task_of
-from rlhf_envs.tasks.results import RESULTS, read_results, results_table
+from rlhf_envs.tasks.results import MIN_SEMS, RESULTS, read_results, results_table
 
 PLANS = Path(__file__).parent / "plans.yml"
 ROOT = Path(__file__).parents[2]
-MIN_SEMS = 3  # what a gain has to reach
 
 
 def read_plans() -> dict[str, dict[str, Any]]:

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["RESULTS", "describe_result", "gain_of", "read_results", "results_table"]
+__all__ = ["MIN_SEMS", "RESULTS", "describe_result", "gain_of", "read_results", "results_table"]
 
 RESULTS = Path(__file__).parent / "results.json"
+MIN_SEMS = 3  # standard errors that a gain has to reach
 # By language: the table's heading, and how a result was made.
 WORDS = {
     "en": (
@@ -41,11 +42,16 @@ def describe_result(env_id: str) -> str:
 
 
 def results_table(language: Literal["en", "zh"] = "en") -> str:
-    """Return a Markdown table of all results: id, metric, before and after training, the gain, algorithm and model."""
+    """Return a Markdown table of all results: id, metric, before and after training, the gain, algorithm and model.
+
+    A gain of `MIN_SEMS` standard errors or more is in bold.
+    """
     heading, how_it_was_run = WORDS[language]
     lines = [heading, "|---|---|---|---|---|---|"]
     for env_id, found in sorted(read_results().items()):
         how = how_it_was_run.format(**found)
         start = f"{found['before']:.3f}{' (SFT)' if found['start'] == 'sft' else ''}"
-        lines.append(f"| `{env_id}` | {found['metric']} | {start} | {found['after']:.3f} | {gain_of(found)} | {how} |")
+        shown = found["sem"] is not None and found["gain"] >= MIN_SEMS * found["sem"]
+        gain = f"**{gain_of(found)}**" if shown else gain_of(found)
+        lines.append(f"| `{env_id}` | {found['metric']} | {start} | {found['after']:.3f} | {gain} | {how} |")
     return "\n".join(lines)
