@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -60,7 +61,7 @@ def parse_pairs(value: Any) -> Any:
     Any other value than a list is returned as it is.
 
     Raises:
-        ValueError: a pair has no colon.
+        ValueError: a pair has no colon, or there are several in one text.
     """
     if not isinstance(value, list | tuple):
         return value
@@ -70,6 +71,9 @@ def parse_pairs(value: Any) -> Any:
         if not colon or not key:
             meant = str(pair).replace("=", ":", 1) if "=" in str(pair) else "batch_size:256"
             raise ValueError(f"{pair!r} is no key:value pair, such as {meant}")
+        first, comma, further = text.partition(",")
+        if comma and re.match(r"\s*[A-Za-z_]\w*:", further) and not isinstance(parse_literal(first.strip()), str):
+            raise ValueError(f"{pair!r} has several pairs: give each a flag of its own, {key}:{first} and {further}")
         pairs[key.strip()] = parse_literal(text.strip())
     return pairs
 

@@ -342,6 +342,12 @@ def test_pairs_are_literals_and_never_code() -> None:
     }  # fmt: skip
 
 
+def test_several_pairs_in_one_text_are_refused_where_texts_with_commas_are_not() -> None:
+    with pytest.raises(ValueError, match="'a:1,b:2' has several pairs: give each a flag of its own, a:1 and b:2"):
+        parse_pairs(["a:1,b:2"])
+    assert parse_pairs(["a:x,y:z", "b:{'c': 1, 'd': 2}", "e:1,2"]) == {"a": "x,y:z", "b": {"c": 1, "d": 2}, "e": (1, 2)}
+
+
 def test_flags_go_before_pairs_and_pairs_before_the_table() -> None:
     table = default_hyperparams("rlhf/Sentiment-v0", "ppo")
     config = TrainConfig(hyperparams=["kl_target:None", "learning_rate:0.5", "n_envs:3"], learning_rate=0.25).resolved()
