@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.models import (
+    base_folder,
     clear_errors,
     first_line,
     load_config,
@@ -15,7 +16,7 @@ from rlhf_envs.models import (
     no_progress_bars,
     resolve,
 )
-from rlhf_envs.models.adapters import is_adapter_folder
+from rlhf_envs.models.adapters import is_adapter_folder, load_adapters
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,8 @@ def load_processor(name: str) -> Any:
     from transformers import AutoProcessor
 
     folder = local_folder(name)
+    if is_adapter_folder(folder) and not (Path(folder) / "processor_config.json").is_file():
+        folder = base_folder(folder)
     errors: tuple[type[Exception], ...] = (ImportError, *model_errors())
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -61,7 +64,7 @@ def load_processor(name: str) -> Any:
 
 
 def load_vision_model(name: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Load a vision-language model in evaluation mode.
+    """Load a vision-language model in evaluation mode; the adapters of a folder of adapters stay as they are, to learn.
 
     Args:
         name: see `rlhf_envs.models.resolve`.
@@ -74,7 +77,7 @@ def load_vision_model(name: str, dtype: torch.dtype | None = None) -> PreTrained
     from transformers import AutoModelForImageTextToText
 
     if is_adapter_folder(own := resolve(name)):
-        raise ValueError(f"the model {name!r} is a folder of adapters: merge adapters of vision-language models first")
+        return load_adapters(load_vision_model(base_folder(own), dtype), own)
     if not is_vision_config(load_config(name)):
         raise ValueError(
             f"the model {name!r} ({load_config(name).model_type}) reads no pictures: take 'tiny-vision', or a folder "
