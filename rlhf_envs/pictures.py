@@ -75,6 +75,10 @@ class Pictures:
     def _find_tokens(self, picture: Image) -> tuple[int, list[int]]:
         """Return the id that marks the place of pixels, and the ids that the processor writes for a picture."""
         mark = str(self._processor.image_token)
+        if self._keeps_size:
+            token = int(self._processor.tokenizer.convert_tokens_to_ids(mark))
+            side = self._processor.image_processor.patch_size * self._processor.image_processor.merge_size
+            return token, [token] * (self.space.shape[-2] * self.space.shape[-1] // side**2)
         found = self._processor(images=[picture], text=[mark], add_special_tokens=False)["input_ids"][0]
         return int(self._processor.tokenizer.convert_tokens_to_ids(mark)), [int(i) for i in found]
 
