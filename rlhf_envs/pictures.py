@@ -55,17 +55,23 @@ class Pictures:
                     f"prompt: it has {', '.join(map(repr, row))}; rename one, columns={{{COLUMN!r}: 'picture'}}"
                 )
             self._keys.append(picture_key(row[COLUMN]))
-        for i in {key: i for i, key in enumerate(self._keys)}.values():  # every different picture, once
+        different = {key: i for i, key in reversed([*enumerate(self._keys)])}.values()
+        for i in different:
             check_picture(rows[i][COLUMN], f"task {task!r}: row {i}")
-        size = (64, 64)
-        if self._keeps_size and rows:
-            size = open_picture(rows[0][COLUMN], f"task {task!r}: row 0").size
+        size = self._size(0) if self._keeps_size and rows else (64, 64)
         dark, light = (self._read(Image.new("RGB", size, color), "a picture") for color in ("black", "white"))
         ends = np.stack([dark, light])
         self.space = gym.spaces.Box(float(ends.min()), float(ends.max()), dark.shape, np.float32)
         self.token_id, self._inner = self._find_tokens(Image.new("RGB", size))
         before, after = self._brackets()
         self.tokens = [*before, *self._inner, *after]
+        if self._keeps_size:
+            for other, i in {self._size(i): i for i in reversed(different)}.items():
+                self._check_shape(self._read(Image.new("RGB", other), f"task {task!r}: row {i}"), i, other)
+
+    def _size(self, index: int) -> tuple[int, int]:
+        """Return the width and the height of the picture of a row, in pixels."""
+        return open_picture(self.rows[index][COLUMN], f"task {self.task!r}: row {index}").size
 
     @property
     def _keeps_size(self) -> bool:
@@ -121,7 +127,9 @@ class Pictures:
         processor = self._processor.image_processor
         patch, merge, frames = processor.patch_size, processor.merge_size, processor.temporal_patch_size
         _, rows, columns = (int(n) for n in grid)
-        parts = patches.reshape(rows // merge, columns // merge, merge, merge, -1, frames, patch, patch)[:, :, :, :, :, 0]
+        parts = patches.reshape(rows // merge, columns // merge, merge, merge, -1, frames, patch, patch)[
+            :, :, :, :, :, 0
+        ]
         return parts.transpose(4, 0, 2, 5, 1, 3, 6).reshape(1, -1, rows * patch, columns * patch)
 
     def __getitem__(self, index: int) -> np.ndarray:
@@ -134,21 +142,23 @@ class Pictures:
         if key not in self._kept:
             where = f"task {self.task!r}: row {index}"
             pixels = self._read(picture := open_picture(self.rows[index][COLUMN], where), where)
-            if pixels.shape != self.space.shape:
-                raise ValueError(
-                    f"{where}: the processor of {self._model!r} makes {pixels.shape} of a picture of {picture.width} x "
-                    f"{picture.height} pixels and {self.space.shape} of {self._others}"
-                )
+            self._check_shape(pixels, index, picture.size)
             if len(self._kept) >= max(KEPT // pixels.nbytes, 1):
                 del self._kept[next(iter(self._kept))]
             self._kept[key] = np.clip(pixels, self.space.low, self.space.high)
         return self._kept[key]
 
-    @property
-    def _others(self) -> str:
+    def _check_shape(self, pixels: np.ndarray, index: int, size: tuple[int, int]) -> None:
+        """Raise ValueError if what the processor makes of the picture of a row has not the shape of the others."""
+        if pixels.shape == self.space.shape:
+            return
+        others = "others: set a fixed size in its processor_config.json, without do_image_splitting"
         if self._keeps_size:
-            return "that of row 0: give pictures of one size"
-        return "others: set a fixed size in its processor_config.json, without do_image_splitting"
+            others = "that of row 0: give pictures of one size"
+        raise ValueError(
+            f"task {self.task!r}: row {index}: the processor of {self._model!r} makes {pixels.shape} of a picture of "
+            f"{size[0]} x {size[1]} pixels and {self.space.shape} of {others}"
+        )
 
     def place(self, chat: ChatFormat, index: int, ids: Sequence[int], cut: bool = False) -> list[int]:
         """Return the tokens of a prompt with those of its picture.

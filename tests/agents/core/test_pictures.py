@@ -76,9 +76,7 @@ def plain_arguments(shape: str, obs: dict[str, torch.Tensor]) -> dict[str, Any]:
     cut = [Qwen2VLImageProcessorPil().patchify(picture, 8, 2, 2) for picture in obs["pixel_values"].squeeze(1).numpy()]
     grid = torch.tensor([[1, height, width] for _, height, width in cut])
     patches = torch.cat([torch.from_numpy(one) for one, _, _ in cut])
-    return given | dict(
-        pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=(obs["input_ids"] == MARK).int()
-    )
+    return given | dict(pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=(obs["input_ids"] == MARK).int())
 
 
 def observation_space(height: int, width: int | None = None) -> spaces.Dict:
@@ -252,7 +250,7 @@ def test_models_that_do_not_fit_are_refused_with_the_reason() -> None:
 
     with pytest.raises(ValueError, match="reads no pictures: take 'tiny-vision'"):
         policy(t.LlamaForCausalLM(t.LlamaConfig(**TEXT)))
-    with pytest.raises(ValueError, match="Q values .* read no pictures: take one with TokenPolicy"):
+    with pytest.raises(ValueError, match=r"Q values .* read no pictures: take one with TokenPolicy"):
         policy(build("llava"), QPolicy)
     with pytest.raises(ValueError, match="name the model that reads them"):
         policy(None)
@@ -270,12 +268,19 @@ def test_what_does_not_fit_positions_of_several_axes_is_refused(monkeypatch: pyt
     small = observation_space(24)
     with pytest.raises(ValueError, match=r"shape \(1, 3, 24, 24\): it needs \(1, 3, k \* 16, l \* 16\)"):
         TokenPolicy(small, spaces.Discrete(VOCAB), lambda _: 1e-3, model=build("qwen2_vl"))
-    text = dict(TEXT, head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]})
+    text = dict(
+        TEXT, head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    )
     sizes = dict(depth=2, num_heads=2, patch_size=8, hidden_size=16, out_hidden_size=32, intermediate_size=32)
     encoder = dict(deepstack_visual_indexes=[0], num_position_embeddings=16, **sizes)
     config = t.Qwen3VLConfig(text_config=text, vision_config=encoder, image_token_id=MARK)
     with pytest.raises(ValueError, match=r"qwen3_vl.* the picture a second time \(deepstack\)"):
-        TokenPolicy(observation_space(32), spaces.Discrete(VOCAB), lambda _: 1e-3, model=t.Qwen3VLForConditionalGeneration(config))
+        TokenPolicy(
+            observation_space(32),
+            spaces.Discrete(VOCAB),
+            lambda _: 1e-3,
+            model=t.Qwen3VLForConditionalGeneration(config),
+        )
     model = build("qwen2_vl")
     own = model.model.get_rope_index
     monkeypatch.setattr(model.model, "get_rope_index", lambda *a, **k: (own(*a, **k)[0] + 1, None))
