@@ -55,8 +55,8 @@ class Pictures:
                     f"prompt: it has {', '.join(map(repr, row))}; rename one, columns={{{COLUMN!r}: 'picture'}}"
                 )
             self._keys.append(picture_key(row[COLUMN]))
-        different = {key: i for i, key in reversed([*enumerate(self._keys)])}.values()
-        for i in different:
+        different = sorted({key: i for i, key in reversed([*enumerate(self._keys)])}.values())
+        for i in different:  # the first row of every picture
             check_picture(rows[i][COLUMN], f"task {task!r}: row {i}")
         size = self._size(0) if self._keeps_size and rows else (64, 64)
         dark, light = (self._read(Image.new("RGB", size, color), "a picture") for color in ("black", "white"))

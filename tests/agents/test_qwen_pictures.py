@@ -45,24 +45,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     tokenizer = t.AutoTokenizer.from_pretrained(load_tokenizer("tiny-vision").name_or_path)
     tokenizer.add_tokens([*MARKS], special_tokens=True)
     tokenizer.save_pretrained(folder)
-    tokens = dict(
+    tokens: dict[str, Any] = dict(
         zip(
             ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"),
             tokenizer.convert_tokens_to_ids([*MARKS]),
             strict=True,
         )
     )
-    sizes = dict(patch_size=8, temporal_patch_size=2)
-    size = {"shortest_edge": 256, "longest_edge": 4096}
-    reads = dict(
+    sizes: dict[str, Any] = dict(patch_size=8, temporal_patch_size=2)
+    size: dict[str, Any] = {"shortest_edge": 256, "longest_edge": 4096}
+    reads: dict[str, Any] = dict(
         image_processor_type="Qwen2VLImageProcessor", processor_class="Qwen2VLProcessor", merge_size=2, size=size
     )
     (folder / "preprocessor_config.json").write_text(json.dumps({**reads, **sizes}))
-    encoder = dict(embed_dim=16, hidden_size=32, mlp_ratio=2, depth=2, num_heads=2, spatial_merge_size=2, **sizes)
-    rope = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 1, 1]}
-    heads = dict(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, rope_parameters=rope)
-    ends = dict(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    text = dict(vocab_size=len(tokenizer), num_hidden_layers=2, hidden_size=32, intermediate_size=64, **heads, **ends)
+    encoder: dict[str, Any] = dict(
+        embed_dim=16, hidden_size=32, mlp_ratio=2, depth=2, num_heads=2, spatial_merge_size=2, **sizes
+    )
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 1, 1]}
+    heads: dict[str, Any] = dict(
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, rope_parameters=rope
+    )
+    ends: dict[str, Any] = dict(
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    text: dict[str, Any] = dict(
+        vocab_size=len(tokenizer), num_hidden_layers=2, hidden_size=32, intermediate_size=64, **heads, **ends
+    )
     torch.manual_seed(0)
     config = t.Qwen2VLConfig(text_config=text, vision_config=encoder, tie_word_embeddings=False, **tokens)
     t.Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
@@ -83,7 +91,8 @@ def test_a_prompt_has_a_token_per_square_of_patches_between_the_models_own_marks
     env = make_env(model, 1)
     obs, tokenizer = env.reset(), load_tokenizer(model)
     assert obs["pixel_values"].shape == (1, 1, 3, 32, 48)
-    start, end, mark, _ = tokenizer.convert_tokens_to_ids([*MARKS])
+    marks: Any = tokenizer.convert_tokens_to_ids([*MARKS])
+    start, end, mark, _ = marks
     assert obs["input_ids"][0, :8].tolist() == [start, *[mark] * 6, end]
     written = [{**row, "prompt": "see <|vision_start|><|image_pad|><|vision_end|>now"} for row in rows()]
     ids = make_env(model, 1, data=written).reset()["input_ids"][0].tolist()
@@ -105,7 +114,7 @@ def test_the_model_is_given_what_its_processor_makes(model: str) -> None:
 
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_an_update_starts_at_a_ratio_of_1_and_moves_the_model(model: str, train: str) -> None:
-    kwargs = {"policy_kwargs": {"train": train}}
+    kwargs: dict[str, Any] = {"policy_kwargs": {"train": train}}
     agent = make_agent(model, learning_rate=1e-9, **kwargs).learn(24)
     assert abs(agent.logger.name_to_value["train/approx_kl"]) < 1e-6
     agent = make_agent(model, **kwargs)

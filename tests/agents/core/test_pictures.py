@@ -55,10 +55,12 @@ def build_qwen(shape: str) -> Any:
     """Return a small model whose positions have three axes; a picture of 32 x 32 pixels has two rows of two tokens."""
     import transformers as t
 
-    text = dict(TEXT, rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 1, 1]})
-    sizes = dict(patch_size=8, spatial_merge_size=2, temporal_patch_size=2, depth=2, num_heads=2)
+    text: dict[str, Any] = dict(
+        TEXT, rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 1, 1]}
+    )
+    sizes: dict[str, Any] = dict(patch_size=8, spatial_merge_size=2, temporal_patch_size=2, depth=2, num_heads=2)
     if shape == "qwen2_vl":
-        encoder = dict(embed_dim=16, hidden_size=32, mlp_ratio=2, **sizes)
+        encoder: dict[str, Any] = dict(embed_dim=16, hidden_size=32, mlp_ratio=2, **sizes)
         config = t.Qwen2VLConfig(text_config=text, vision_config=encoder, image_token_id=MARK)
         return t.Qwen2VLForConditionalGeneration(config).eval()
     encoder = dict(hidden_size=16, out_hidden_size=32, intermediate_size=32, fullatt_block_indexes=[1], window_size=32)
@@ -268,11 +270,13 @@ def test_what_does_not_fit_positions_of_several_axes_is_refused(monkeypatch: pyt
     small = observation_space(24)
     with pytest.raises(ValueError, match=r"shape \(1, 3, 24, 24\): it needs \(1, 3, k \* 16, l \* 16\)"):
         TokenPolicy(small, spaces.Discrete(VOCAB), lambda _: 1e-3, model=build("qwen2_vl"))
-    text = dict(
+    text: dict[str, Any] = dict(
         TEXT, head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
     )
-    sizes = dict(depth=2, num_heads=2, patch_size=8, hidden_size=16, out_hidden_size=32, intermediate_size=32)
-    encoder = dict(deepstack_visual_indexes=[0], num_position_embeddings=16, **sizes)
+    sizes: dict[str, Any] = dict(
+        depth=2, num_heads=2, patch_size=8, hidden_size=16, out_hidden_size=32, intermediate_size=32
+    )
+    encoder: dict[str, Any] = dict(deepstack_visual_indexes=[0], num_position_embeddings=16, **sizes)
     config = t.Qwen3VLConfig(text_config=text, vision_config=encoder, image_token_id=MARK)
     with pytest.raises(ValueError, match=r"qwen3_vl.* the picture a second time \(deepstack\)"):
         TokenPolicy(
