@@ -91,11 +91,9 @@ class Pictures:
     def _brackets(self) -> tuple[list[int], list[int]]:
         """Return the tokens that the model expects before and after a picture: its chat template writes them."""
         names, config = ("vision_start_token_id", "vision_end_token_id"), load_config(self._model)
-        ids = [getattr(config, name, None) for name in names] if self._keeps_size else []
-        known = len(self._processor.tokenizer)
-        if not ids or any(not isinstance(i, int) or not 0 <= i < known for i in ids):
-            return [], []
-        return [ids[0]], [ids[1]]
+        given = [getattr(config, name, None) for name in names] if self._keeps_size else []
+        ids = [i for i in given if isinstance(i, int) and 0 <= i < len(self._processor.tokenizer)]
+        return (ids[:1], ids[1:]) if len(ids) == 2 else ([], [])
 
     def _read(self, picture: Image, where: str) -> np.ndarray:
         """Return what the processor makes of a picture, `(n, channels, height, width)` float32."""

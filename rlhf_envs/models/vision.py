@@ -87,9 +87,10 @@ def _pictures_alone(name: str, folder: str) -> _PicturesAlone | None:
     """Return what reads pictures as a processor's part for pictures does; None if that part is not Qwen2-VL's kind."""
     from transformers import AutoImageProcessor
 
+    errors: tuple[type[Exception], ...] = (ImportError, *model_errors())
     try:
         found = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ImportError, *model_errors()):
+    except errors:
         return None
     return _PicturesAlone(name, folder, found) if "image_grid_thw" in found.model_input_names else None
 
