@@ -19,7 +19,7 @@ from rlhf_envs.models.adapters import adapter_base, base_weights, is_adapter_fol
 from rlhf_envs.models.vision import save_processor
 from rlhf_envs.tokens import end_ids
 
-from .checks import check_arguments, check_gradients, check_picture_space, check_sizes
+from .checks import check_arguments, check_gradients, check_packing, check_picture_space, check_sizes
 from .distribution import TokenDistribution, keep_top
 from .language_model import LanguageModel, Snapshot, TrainPart
 from .models import find_model
@@ -134,7 +134,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
         self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
-        self.picture = check_picture_space(observation_space, train)
+        self.picture = check_picture_space(observation_space)
         sees = self.picture is not None
         network, self.model_name = find_model(model, action_space, self.max_length, getattr(torch, dtype), sees)
         if dtype == "float32" and lr_schedule(1):  # a policy that is only evaluated never learns
@@ -147,6 +147,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         self.train_part = "lora" if self.language_model.adapters else train
         self.base_name = _base_name(self.model_name) if self.language_model.adapters else None
         check_sizes(self.language_model, self.model_name, self.n_actions, self.max_length)
+        check_packing(self.language_model, packing)
         with self.autocast() if dtype == "bfloat16" else nullcontext():  # what they try out is exact in float32
             trunk = self.language_model.trunk
             self._actor = Trunk(trunk, self.max_length, self.language_model, checkpointing=gradient_checkpointing)

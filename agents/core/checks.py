@@ -13,11 +13,13 @@ from torch import nn
 from .arguments import check_value
 from .language_model import LanguageModel
 from .observations import PIXELS, read_contexts
+from .picture_grid import grid_of
 
 __all__ = [
     "check_arguments",
     "check_decoding",
     "check_gradients",
+    "check_packing",
     "check_picture_space",
     "check_results",
     "check_rope",
@@ -125,6 +127,11 @@ def check_arguments(
             "TokenPolicy needs a token environment, observations Dict(input_ids, attention_mask) and Discrete actions; "
             f"got {observation_space} and {action_space}"
         )
+    if PIXELS in boxes and PIXELS not in keys:
+        raise ValueError(
+            f"observations have {PIXELS}, and agents that learn Q values (dqn, qrdqn, ilql) read no pictures: take one "
+            "with TokenPolicy, such as 'ppo' or 'rloo', or make the environment with a model of text"
+        )
     if ignored := sorted(boxes.keys() - set(keys)):
         raise ValueError(
             f"observations have {', '.join(ignored)}, which this policy does not read: leave it out, "
@@ -135,23 +142,27 @@ def check_arguments(
         raise ValueError("use_sde=True: state-dependent exploration is for continuous actions, tokens are discrete")
 
 
-def check_picture_space(space: spaces.Space[Any], train: Any) -> spaces.Box | None:
+def check_picture_space(space: spaces.Space[Any]) -> spaces.Box | None:
     """Return the space of the pictures in observations; None if they have none.
 
     Raises:
-        ValueError: it is no space of pictures, or what is to learn does not go with them.
+        ValueError: it is no space of pictures.
     """
     assert isinstance(space, spaces.Dict)
     if (found := space.spaces.get(PIXELS)) is None:
         return None
     if not isinstance(found, spaces.Box) or len(found.shape) != 4:
         raise ValueError(f"{PIXELS} is {found}: expected a Box of the shape (n, channels, height, width)")
-    if train == "lora":
-        raise ValueError(
-            "train='lora' with pictures: adapters of vision-language models are not saved and loaded yet; take 'full', "
-            "a number of last blocks or 'head'"
-        )
     return found
+
+
+def check_packing(language_model: LanguageModel, packing: bool | None) -> None:
+    """Raise ValueError if sequences are to share rows, and the model's positions do not begin anew within a row."""
+    if packing and grid_of(language_model.trunk) is not None:
+        raise ValueError(
+            f"packing=True: the positions of {type(language_model.model).__name__} have several axes (M-RoPE) and do "
+            "not tell where a sequence begins in a shared row; leave packing out, which gives each a row of its own"
+        )
 
 
 def check_decoding(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> None:

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
+from .picture_grid import picture_arguments, positions_of
 from .pictures import decoder_of
 
 __all__ = ["cache_argument", "checkpointed", "find_blocks", "hidden_states", "nearly_equal", "replaced_forwards"]
@@ -38,10 +39,9 @@ def hidden_states(
     `pixels` are the contexts' pictures, in the form that the trunk takes.
     """
     if positions is None:
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand_as(input_ids)
+        positions = positions_of(trunk, input_ids)
     use: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, cache_argument(trunk): cache}
-    if pixels is not None:
-        use["pixel_values"] = pixels
+    use |= picture_arguments(trunk, pixels)
     return trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **use).last_hidden_state
 
 

@@ -36,6 +36,7 @@ from .forward_pass import cache_argument, hidden_states, nearly_equal
 from .frozen_states import SlotStates
 from .graph_decode import DecodingGraphs
 from .lora_layers import MergedLayers, adapters_in_use
+from .picture_grid import grid_of
 from .precision import computing_type
 from .slot_layer import SlotLayer, causal_mask
 from .weight_versions import WeightVersions
@@ -266,11 +267,14 @@ class SlottedTrunk:
         for layer in self._layers:
             layer.rows, layer.columns, layer.length = rows, columns, length
         mask = causal_mask(columns, length, self._layers[0].keys.dtype)
+        positions = columns
+        if (grid := grid_of(self.trunk)) is not None:
+            positions = grid.positions(self._ids[chosen]).gather(2, columns.expand(3, -1, -1))
         with self._recording(rows, columns):
             output = self.trunk(
                 input_ids=self._ids[chosen].gather(1, columns),
                 attention_mask=mask[:, None],  # (n, 1, width, length)
-                position_ids=columns,
+                position_ids=positions,
                 use_cache=True,
                 **{self._cache_argument: Cache(layers=list(self._layers))},
             )

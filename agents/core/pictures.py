@@ -4,7 +4,7 @@ Everything is found by looking and trying, as in `agents.core.language_model`. A
 
 - replaces image tokens in the context by what it makes of `pixel_values`, as LLaVA, Idefics3 and SmolVLM do;
 - attends from left to right over pictures too, so that a prompt is encoded once and decoding goes on from there;
-- numbers positions from left to right. Qwen2-VL and its kind, whose positions have three axes, are refused.
+- numbers positions from left to right, or as Qwen2-VL does, see `agents.core.picture_grid`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from rlhf_envs.models.vision import is_vision_config
+
+from .picture_grid import find_grid, picture_arguments, positions_of
 
 __all__ = ["as_model_input", "check_vision_model", "decoder_of", "try_pictures"]
 
@@ -31,12 +33,6 @@ def check_vision_model(model: Any) -> int:
             f"observations have pixel_values, and {name} ({config.model_type}) reads no pictures: take 'tiny-vision' "
             "or another AutoModelForImageTextToText, or leave them out, "
             "gymnasium.wrappers.FilterObservation(env, ['input_ids', 'attention_mask'])"
-        )
-    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    if "mrope_section" in rope:
-        raise ValueError(
-            f"{name} ({config.model_type}) gives tokens positions of several axes (mrope_section), and a policy's "
-            "contexts have one; take a model like LLaVA, Idefics3 or SmolVLM"
         )
     token = getattr(config, "image_token_id", None)
     if token is None:
@@ -62,12 +58,15 @@ def as_model_input(pixels: torch.Tensor | None, nested: bool) -> torch.Tensor | 
 def try_pictures(trunk: Any, shape: tuple[int, ...], token: int) -> bool:
     """Try a trunk with a picture of this shape, and return whether it takes pictures as `(batch, n, ...)`.
 
+    A trunk whose positions have several axes remembers the grid of its pictures, as `picture_grid`.
+
     Raises:
         ValueError: it takes no such picture, or what comes after a picture's token changes the states before it.
     """
     name, generator = type(trunk).__name__, torch.Generator().manual_seed(0)
     parameter = next(trunk.parameters())
     pixels = torch.rand((1, *shape), generator=generator).to(parameter.device)
+    trunk.picture_grid = find_grid(trunk, shape, token)
     reasons: list[str] = []
     for nested in (False, True):
         if not nested and shape[0] != 1:
@@ -84,7 +83,7 @@ def try_pictures(trunk: Any, shape: tuple[int, ...], token: int) -> bool:
 
 def _features(trunk: Any, pixels: torch.Tensor | None) -> int:
     """Return how many tokens a picture has."""
-    found = trunk.get_image_features(pixel_values=pixels)
+    found = trunk.get_image_features(**picture_arguments(trunk, pixels))
     found = getattr(found, "pooler_output", found)
     parts = found if isinstance(found, list | tuple) else [found]
     return sum(int(part.numel() // part.shape[-1]) for part in parts)
@@ -96,9 +95,9 @@ def _check_order(trunk: Any, pixels: torch.Tensor | None, token: int, n: int, na
     ids = torch.tensor([[token] * n + [others[0]] * 2, [token] * n + [others[1]] * 2])
     ids = ids.to(next(trunk.parameters()).device)
     assert pixels is not None
-    given = dict(attention_mask=torch.ones_like(ids), pixel_values=pixels.expand(2, *pixels.shape[1:]))
-    positions = torch.arange(ids.shape[1], device=ids.device)[None].expand_as(ids)
-    hidden = trunk(input_ids=ids, position_ids=positions, use_cache=False, **given).last_hidden_state
+    given = picture_arguments(trunk, pixels.expand(2, *pixels.shape[1:]))
+    given |= dict(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions_of(trunk, ids))
+    hidden = trunk(**given, use_cache=False).last_hidden_state
     if not torch.allclose(hidden[0, :n], hidden[1, :n], atol=1e-4, rtol=1e-4):
         raise ValueError(
             f"{name} reads a picture with the text after it (it is bidirectional there), so the probabilities of a "

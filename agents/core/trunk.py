@@ -17,6 +17,7 @@ from .language_model import LanguageModel
 from .lora_layers import added_in_place
 from .observations import gather_hidden, read_contexts, read_pixels
 from .packing import keeps_apart
+from .picture_grid import grid_of
 from .split_trunk import SplitTrunk
 
 __all__ = ["Trunk"]
@@ -52,7 +53,8 @@ class Trunk:
         self.split: SplitTrunk | None = language_model.split(module) if splits else None
         if like is None and self.split is not None:
             self.cache.frozen = SlotStates(self.split)
-        self.packs: bool = self._keeps_apart(language_model) if like is None else like.packs
+        apart = grid_of(module) is None and (self._keeps_apart(language_model) if like is None else like.packs)
+        self.packs: bool = apart
         self._checkpointed = [*find_blocks(module, language_model.config.num_hidden_layers)] if checkpointing else []
 
     def hidden(self, obs: dict[str, torch.Tensor], needed: torch.Tensor | None = None) -> torch.Tensor:

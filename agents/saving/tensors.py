@@ -23,7 +23,7 @@ from rlhf_envs.models import (
     vocabulary_fingerprint,
 )
 from rlhf_envs.models.adapters import find_base, has_adapters, inject, is_adapter_folder, read_lora_config
-from rlhf_envs.models.vision import is_vision_config, save_processor
+from rlhf_envs.models.vision import is_vision_config, load_vision_model, save_processor
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.precision import ATTENTION
@@ -206,7 +206,8 @@ def _auto_class(config: Any) -> Any:
 
 
 def _load_base(name: str, saved: Mapping[str, Any]) -> Any:
-    model = load_causal_lm(local_folder(name), getattr(torch, saved["dtype"]))
+    folder, dtype = local_folder(name), getattr(torch, saved["dtype"])
+    model = load_vision_model(folder, dtype) if saved.get("picture") else load_causal_lm(folder, dtype)
     if saved["attention"] is not None:
         model.set_attn_implementation(saved["attention"])
     return model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
-from rlhf_envs.models import load_causal_lm, load_with_adapters, no_progress_bars, resolve
+from rlhf_envs.models import load_with_adapters, no_progress_bars, resolve
 from rlhf_envs.models.adapters import (
     adapter_base,
     add_adapters,
@@ -27,13 +27,9 @@ __all__ = ["check_flags", "load_network", "save_network"]
 
 def load_network(model: str, lora: bool) -> PreTrainedModel:
     """Load a model to train: all of it, or with `lora` its adapters, which are new ones if it has none."""
-    if is_vision_model(model):
-        if lora:
-            raise ValueError(f"lora with {model!r}: adapters of vision-language models are not saved and loaded yet")
-        return load_vision_model(model)
+    network = load_vision_model(model) if is_vision_model(model) else load_with_adapters(model)
     if not lora:
-        return load_causal_lm(model)
-    network = load_with_adapters(model)
+        return merge_adapters(network) if has_adapters(network) else network
     if not has_adapters(network):
         add_adapters(network)
     return network

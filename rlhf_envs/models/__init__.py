@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDED",
     "NAMES",
+    "base_folder",
     "clear_errors",
     "first_line",
     "has_place",
@@ -162,11 +163,11 @@ def has_tokenizer(name: str) -> bool:
 def _holder(name: str, file: str) -> str:
     """Return where a file of a model is: its own folder or hub id, or that of its base if it has adapters alone."""
     own = resolve(name)
-    return _base_folder(own) if is_adapter_folder(own) and not (Path(own) / file).is_file() else own
+    return base_folder(own) if is_adapter_folder(own) and not (Path(own) / file).is_file() else own
 
 
-def _base_folder(adapters: str) -> str:
-    """Return the folder of the base of a folder of adapters. Raise ValueError if it is not on this machine."""
+def base_folder(adapters: str) -> str:
+    """Return the folder of the base of a folder of adapters. Raise `ValueError` if it is not on this machine."""
     base = adapter_base(adapters)
     try:
         return local_folder(base)
@@ -237,7 +238,7 @@ def load_with_adapters(name: str, dtype: torch.dtype | None = None) -> PreTraine
     from transformers import AutoModelForCausalLM
 
     if is_adapter_folder(own := resolve(name)):
-        return load_adapters(load_causal_lm(_base_folder(own), dtype), own)
+        return load_adapters(load_causal_lm(base_folder(own), dtype), own)
     config = load_config(name)
     architectures = config.architectures or []
     if any("Classification" in architecture for architecture in architectures):

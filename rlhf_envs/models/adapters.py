@@ -159,6 +159,9 @@ def read_lora_config(folder: str | Path, weights: Mapping[str, torch.Tensor]) ->
 def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any] | None = None) -> None:
     """Put new adapters on a plain model; the model is frozen. The adapters' first output is 0.
 
+    A vision-language model has them in its decoder alone, unless `lora` says what to exclude: its encoder of pictures
+    and its projector stay as they are.
+
     Args:
         model: the base.
         lora: fields of `peft.LoraConfig` that replace those of `LORA`.
@@ -169,7 +172,20 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any] | None = None) 
     """
     if unknown := sorted((lora or {}).keys() - FIELDS):
         raise ValueError(f"lora has the unknown entry {unknown[0]!r}; there are {', '.join(sorted(FIELDS))}")
-    inject(model, _config({**LORA, **(lora or {})}, "lora: "), "lora: ")
+    fields = {**LORA, **(lora or {})}
+    if not fields.get("exclude_modules") and (others := _outside_decoder(model)):
+        fields["exclude_modules"] = others
+    inject(model, _config(fields, "lora: "), "lora: ")
+
+
+def _outside_decoder(model: PreTrainedModel) -> list[str]:
+    """Return the names of a vision-language model's linear layers outside its decoder; none of a model of text."""
+    if getattr(model.config, "vision_config", None) is None:
+        return []
+    decoder = {id(module) for module in model.get_decoder().modules()}
+    named = ((name, module) for name, module in model.named_modules() if type(module).__name__ in LINEAR)
+    head = model.get_output_embeddings()
+    return [name for name, module in named if id(module) not in decoder and module is not head]
 
 
 def inject(model: PreTrainedModel, config: LoraConfig, where: str, name: str = "default") -> None:

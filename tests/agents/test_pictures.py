@@ -131,11 +131,42 @@ def test_evaluations_measure_the_kl_with_the_pictures() -> None:
     assert found.kl is not None and found.kl.mean() > 0 and np.isfinite(found.kl).all()
 
 
-def test_fine_tuning_without_pictures_or_with_adapters_is_refused(tmp_path: Path) -> None:
+def test_adapters_of_a_vision_language_model_are_saved_loaded_and_trained_on(tmp_path: Path) -> None:
+    agent = agents.make(
+        "ppo", make_env(), n_steps=6, batch_size=24, n_epochs=1, seed=0, policy_kwargs={"train": "lora"}
+    )
+    agent.learn(24)
+    agents.save(agent, tmp_path / "bundle")
+    agent.learn(24, reset_num_timesteps=False)
+    again = agents.load(tmp_path / "bundle", env=make_env()).learn(24, reset_num_timesteps=False)
+    states = [one.policy.state_dict() for one in (agent, again)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    agent.policy.save_pretrained(tmp_path / "adapters")
+    agent.policy.save_pretrained(tmp_path / "merged", merge=True)
+    found = agents.evaluate(agent, agent.get_env(), 4)
+    assert found.kl is not None and np.abs(found.kl).max() > 1e-3
+    obs = {key: torch.as_tensor(value) for key, value in make_env().reset().items()}
+    logits = agent.policy.get_distribution(obs).distribution.logits
+    for name in ("adapters", "merged"):
+        env = make_env(model=str(tmp_path / name))
+        loaded = agents.make("ppo", env, n_steps=6, batch_size=24, seed=0).policy
+        assert (loaded.language_model.adapters is not None) == (name == "adapters")
+        assert torch.allclose(loaded.get_distribution(obs).distribution.logits, logits, atol=1e-3)
+
+
+def test_fine_tuning_adapters_writes_a_folder_that_agents_start_from(tmp_path: Path) -> None:
+    data = [{**row, "split": "train"} for row in rows(4)]
+    fine_tune(data, tmp_path / "start", model="tiny-vision", epochs=2, batch_size=4, learning_rate=2e-3, lora=True)
+    assert not (tmp_path / "start" / "model.safetensors").exists()
+    policy = agents.make("ppo", make_env(model=str(tmp_path / "start")), n_steps=6, batch_size=24).policy
+    assert policy.language_model.adapters is not None
+    learns = [name for name, p in policy.language_model.named_parameters() if p.requires_grad]
+    assert learns and all(".language_model." in name for name in learns)
+
+
+def test_fine_tuning_without_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="row 0 has no 'image', and the model 'tiny-vision' reads a picture"):
         fine_tune([{"prompt": "a", "completion": " b"}] * 3, tmp_path / "out", model="tiny-vision")
-    with pytest.raises(ValueError, match="adapters of vision-language models"):
-        fine_tune([{**row, "split": "train"} for row in rows()], tmp_path / "out", model="tiny-vision", lora=True)
 
 
 def test_fine_tuning_that_was_stopped_before_its_first_checkpoint_starts_over(

@@ -1,4 +1,4 @@
-"""Policies that read pictures: LLaVA-, Idefics3- and SmolVLM-shaped models from small configs."""
+"""Policies that read pictures: LLaVA-, Idefics3-, SmolVLM- and Qwen2-VL-shaped models from small configs."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ def build(shape: str) -> Any:
         encoder = t.CLIPVisionConfig(**ENCODER, image_size=16)
         config = t.LlavaConfig(vision_config=encoder, text_config=text, image_token_id=MARK, vision_feature_layer=-2)
         return t.LlavaForConditionalGeneration(config).eval()
+    if shape in ("qwen2_vl", "qwen2_5_vl"):
+        return build_qwen(shape)
     options = dict(text_config=text, image_token_id=MARK, scale_factor=2, pad_token_id=0)
     if shape == "idefics3":
         config = t.Idefics3Config(vision_config=dict(**ENCODER, image_size=32), **options)
@@ -49,16 +51,47 @@ def build(shape: str) -> Any:
     return t.SmolVLMForConditionalGeneration(config).eval()
 
 
-def observation_space(side: int) -> spaces.Dict:
+def build_qwen(shape: str) -> Any:
+    """Return a small model whose positions have three axes; a picture of 32 x 32 pixels has two rows of two tokens."""
+    import transformers as t
+
+    text: dict[str, Any] = dict(
+        TEXT, rope_parameters={"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 1, 1]}
+    )
+    sizes: dict[str, Any] = dict(patch_size=8, spatial_merge_size=2, temporal_patch_size=2, depth=2, num_heads=2)
+    if shape == "qwen2_vl":
+        encoder: dict[str, Any] = dict(embed_dim=16, hidden_size=32, mlp_ratio=2, **sizes)
+        config = t.Qwen2VLConfig(text_config=text, vision_config=encoder, image_token_id=MARK)
+        return t.Qwen2VLForConditionalGeneration(config).eval()
+    encoder = dict(hidden_size=16, out_hidden_size=32, intermediate_size=32, fullatt_block_indexes=[1], window_size=32)
+    config = t.Qwen2_5_VLConfig(text_config=text, vision_config={**encoder, **sizes}, image_token_id=MARK)
+    return t.Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def plain_arguments(shape: str, obs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return what the plain model is given for whole sequences; Qwen's has its processor's patches."""
+    given = {key: obs[key] for key in ("input_ids", "attention_mask")}
+    if "qwen" not in shape:
+        return given | {"pixel_values": obs["pixel_values"].squeeze(1) if shape == "llava" else obs["pixel_values"]}
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    cut = [Qwen2VLImageProcessorPil().patchify(picture, 8, 2, 2) for picture in obs["pixel_values"].squeeze(1).numpy()]
+    grid = torch.tensor([[1, height, width] for _, height, width in cut])
+    patches = torch.cat([torch.from_numpy(one) for one, _, _ in cut])
+    return given | dict(pixel_values=patches, image_grid_thw=grid, mm_token_type_ids=(obs["input_ids"] == MARK).int())
+
+
+def observation_space(height: int, width: int | None = None) -> spaces.Dict:
     return spaces.Dict(
         input_ids=spaces.Box(0, VOCAB - 1, (LENGTH,), np.int64),
         attention_mask=spaces.Box(0, 1, (LENGTH,), np.int8),
-        pixel_values=spaces.Box(-3.0, 3.0, (1, 3, side, side), np.float32),
+        pixel_values=spaces.Box(-3.0, 3.0, (1, 3, height, width or height), np.float32),
     )
 
 
 def make_policy(shape: str, policy_class: Any = TokenPolicy, **kwargs: Any) -> Any:
-    space = observation_space(16 if shape == "llava" else 32)
+    sizes = {"llava": (16,), "qwen2_5_vl": (16, 64)}  # the last has its four tokens in one row
+    space = observation_space(*sizes.get(shape, (32,)))
     return policy_class(space, spaces.Discrete(VOCAB), lambda _: 1e-3, model=build(shape), **kwargs)
 
 
@@ -90,7 +123,7 @@ def roll_out(policy: Any, obs: dict[str, torch.Tensor]) -> tuple[dict[str, torch
 
 
 @pytest.mark.parametrize("train", ["full", 1, "head"])
-@pytest.mark.parametrize("shape", ["llava", "idefics3", "smolvlm"])
+@pytest.mark.parametrize("shape", ["llava", "idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl"])
 def test_the_updates_log_probabilities_are_those_of_decoding_and_of_the_plain_model(shape: str, train: Any) -> None:
     policy = make_policy(shape, train=train)
     assert policy._actor.cache.enabled
@@ -98,18 +131,15 @@ def test_the_updates_log_probabilities_are_those_of_decoding_and_of_the_plain_mo
     _, log_probs, _ = policy.evaluate_actions(obs, actions)
     assert torch.allclose(log_probs, decoded, atol=1e-4)
     assert torch.allclose(policy.reference_log_prob(obs, actions), decoded, atol=1e-4)
-    pixels = obs["pixel_values"].squeeze(1) if shape == "llava" else obs["pixel_values"]
-    logits = policy.language_model.model(
-        input_ids=obs["input_ids"], attention_mask=obs["attention_mask"], pixel_values=pixels
-    ).logits
+    logits = policy.language_model.model(**plain_arguments(shape, obs)).logits
     logits[..., MARK] = -torch.inf
     plain = logits.log_softmax(-1)[obs["rows"], obs["columns"], actions]
     assert torch.allclose(log_probs, plain, atol=1e-4)
 
 
-@pytest.mark.parametrize("train", [1, "head"])
-def test_stored_states_of_the_frozen_blocks_have_seen_the_picture(train: Any) -> None:
-    policy = make_policy("llava", train=train)
+@pytest.mark.parametrize(("shape", "train"), [("llava", 1), ("llava", "head"), ("qwen2_vl", 1)])
+def test_stored_states_of_the_frozen_blocks_have_seen_the_picture(shape: str, train: Any) -> None:
+    policy = make_policy(shape, train=train)
     obs, actions, decoded = roll_out(policy, first_contexts(policy))
     states = policy.trunk_states(obs)
     _, log_probs, _ = policy.evaluate_actions(obs | {"trunk_states": states}, actions)
@@ -132,6 +162,39 @@ def test_a_slot_is_encoded_again_when_only_the_picture_changes() -> None:
     assert not torch.allclose(cached[0], first[0], atol=1e-3)
     assert not torch.allclose(without[0], first[0], atol=1e-3)
     assert torch.allclose(again, first, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["llava", "qwen2_vl"])
+def test_adapters_learn_in_the_decoder_alone_and_the_model_without_them_is_the_reference(shape: str) -> None:
+    plain = make_policy(shape)
+    policy = make_policy(shape, train="lora", lora={"r": 4})
+    obs, actions, decoded = roll_out(policy, first_contexts(policy))
+    assert torch.allclose(decoded, plain.log_prob(obs, actions), atol=1e-5)
+    learns = [name for name, p in policy.named_parameters() if p.requires_grad and "lora_" in name]
+    assert learns and all(".language_model.layers." in name for name in learns)
+    adapted = {name.partition(".lora_")[0].rpartition(".")[2] for name in learns}
+    assert adapted == {*("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")}
+    _, log_probs, _ = policy.evaluate_actions(obs, actions)
+    log_probs.sum().backward()
+    policy.optimizer.step()
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(0.1)
+    moved, actions, decoded = roll_out(policy, first_contexts(policy))
+    _, log_probs, _ = policy.evaluate_actions(moved, actions)
+    assert torch.allclose(log_probs, decoded, atol=1e-4)
+    expected = plain.log_prob(moved, actions)
+    assert torch.allclose(policy.reference_log_prob(moved, actions), expected, atol=1e-5)
+    assert not torch.allclose(decoded, expected, atol=1e-2)
+    other = moved | {"pixel_values": moved["pixel_values"].flip(0)}
+    assert not torch.allclose(policy.log_prob(other, actions), decoded, atol=1e-3)
+
+
+def test_a_user_says_which_other_layers_get_adapters() -> None:
+    lora = {"r": 4, "target_modules": ["q_proj"], "exclude_modules": ["k_proj"]}
+    names = [name for name, p in make_policy("llava", train="lora", lora=lora).named_parameters() if "lora_" in name]
+    assert any("vision_tower" in name for name in names) and any(".language_model." in name for name in names)
 
 
 def test_equal_prompts_share_an_encoding_only_if_their_pictures_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,20 +252,44 @@ def test_models_that_do_not_fit_are_refused_with_the_reason() -> None:
 
     with pytest.raises(ValueError, match="reads no pictures: take 'tiny-vision'"):
         policy(t.LlamaForCausalLM(t.LlamaConfig(**TEXT)))
-    with pytest.raises(ValueError, match="pixel_values, which this policy does not read"):
+    with pytest.raises(ValueError, match=r"Q values .* read no pictures: take one with TokenPolicy"):
         policy(build("llava"), QPolicy)
-    with pytest.raises(ValueError, match="train='lora' with pictures"):
-        policy(build("llava"), train="lora")
     with pytest.raises(ValueError, match="name the model that reads them"):
         policy(None)
     other = spaces.Dict({**observation_space(16).spaces, "pixel_values": spaces.Box(0, 1, (1, 4, 16, 16))})
     with pytest.raises(ValueError, match=r"takes no pictures of the shape \(1, 4, 16, 16\)"):
         TokenPolicy(other, spaces.Discrete(VOCAB), lambda _: 1e-3, model=build("llava"))
-    text = dict(TEXT, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]})
-    encoder = dict(depth=1, embed_dim=16, hidden_size=32, num_heads=2, patch_size=8)
-    qwen = t.Qwen2VLConfig(text_config=text, vision_config=encoder, image_token_id=MARK)
-    with pytest.raises(ValueError, match="positions of several axes"):
-        policy(t.Qwen2VLForConditionalGeneration(qwen))
+
+
+def test_what_does_not_fit_positions_of_several_axes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers as t
+
+    with pytest.raises(ValueError, match=r"packing=True: the positions of Qwen2VL.* have several axes"):
+        make_policy("qwen2_vl", packing=True)
+    assert make_policy("qwen2_vl")._actor.packs is False
+    small = observation_space(24)
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 24, 24\): it needs \(1, 3, k \* 16, l \* 16\)"):
+        TokenPolicy(small, spaces.Discrete(VOCAB), lambda _: 1e-3, model=build("qwen2_vl"))
+    text: dict[str, Any] = dict(
+        TEXT, head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+    )
+    sizes: dict[str, Any] = dict(
+        depth=2, num_heads=2, patch_size=8, hidden_size=16, out_hidden_size=32, intermediate_size=32
+    )
+    encoder: dict[str, Any] = dict(deepstack_visual_indexes=[0], num_position_embeddings=16, **sizes)
+    config = t.Qwen3VLConfig(text_config=text, vision_config=encoder, image_token_id=MARK)
+    with pytest.raises(ValueError, match=r"qwen3_vl.* the picture a second time \(deepstack\)"):
+        TokenPolicy(
+            observation_space(32),
+            spaces.Discrete(VOCAB),
+            lambda _: 1e-3,
+            model=t.Qwen3VLForConditionalGeneration(config),
+        )
+    model = build("qwen2_vl")
+    own = model.model.get_rope_index
+    monkeypatch.setattr(model.model, "get_rope_index", lambda *a, **k: (own(*a, **k)[0] + 1, None))
+    with pytest.raises(ValueError, match="other ones than Qwen2-VL's"):
+        TokenPolicy(observation_space(32), spaces.Discrete(VOCAB), lambda _: 1e-3, model=model)
 
 
 def test_a_vision_language_model_without_pictures_is_refused_as_before() -> None:
