@@ -118,3 +118,13 @@ def fill(store: FeedbackStore, kind: str | None) -> int:
 
 def test_every_kind_is_looked_at() -> None:
     assert set(ANSWERS) == set(KINDS) - {"questions"}
+
+
+def test_who_waits_for_new_items_reads_on_while_the_page_asks_for_them(open_page: Callable[..., Any]) -> None:
+    page = open_page("/annotate", name="ada", role="annotator")
+    page.wait_for_selector(".empty")
+    opacity = "getComputedStyle(document.getElementById('panels')).opacity"
+    page.evaluate("document.getElementById('task').setAttribute('aria-busy', 'true')")
+    assert page.evaluate(opacity) == "1"
+    page.evaluate("document.querySelector('.empty').remove()")
+    assert page.evaluate(opacity) == "0.55"  # an item that has just been answered
