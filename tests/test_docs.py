@@ -14,7 +14,7 @@ from typing import NamedTuple
 import gymnasium as gym
 import pytest
 
-import rlhf_envs  # noqa: F401
+from rlhf_envs.registration import task_of, text_environments
 from tests.rlhf_envs.chat_families import family_tokenizer
 from tests.rlhf_envs.small_models import save_model
 
@@ -93,6 +93,19 @@ def test_every_block_of_the_page_on_algorithms_is_followed() -> None:
 
 def test_every_block_of_the_page_on_instruct_models_is_followed() -> None:
     assert all(block.run or block.file for block in blocks("guides/instruct"))
+
+
+def test_the_pages_of_environments_link_to_their_files_and_make_the_start_that_is_measured() -> None:
+    pytest.importorskip("mkdocs_gen_files")
+    from scripts.docs import pages
+
+    for env_id in filter(lambda name: name.startswith("rlhf/"), text_environments()):
+        (path,) = re.findall(r"`(.+)`", pages.source_of(type(task_of(env_id))))
+        assert f"class {env_id[5:-3]}(" in (ROOT / path).read_text(encoding="utf-8")
+    assert pages.commands_of("rlhf/ChineseReview-v0").splitlines()[4:6] == [
+        "rlhf pretrain chinese-reviews zh --n-embd 160 --block-size 200 --batch-size 5 --steps 1500",
+        "rlhf sft rlhf/ChineseReview-v0 start --model zh --epochs 1 --learning-rate 0.001",
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES)

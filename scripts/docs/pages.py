@@ -22,10 +22,10 @@ from agents.cli import app
 from agents.registry import available, get_algorithm
 from agents.registry import describe as describe_algorithm
 from agents.training.hyperparams import default_hyperparams, parse_yaml
-from rlhf_envs.registration import describe, text_environments
+from rlhf_envs.registration import describe, task_of, text_environments
 from rlhf_envs.tasks.results import describe_result
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "https://github.com/rlhf-envs/rlhf-envs/blob/main"
 COPIES = {
     "changelog.md": "CHANGELOG.md",
@@ -75,10 +75,20 @@ def commands_of(env_id: str) -> str:
     plan = PLANS[env_id]
     lines, start = [f"python -m benchmarks.tasks {env_id}   # all seeds; one by hand:"], []
     if "sft" in plan:
-        lines.append(command("rlhf sft", env_id, "start", flags=plan["sft"]))
+        task, base = task_of(env_id), {}
+        if task is not None and task.pretraining is not None:
+            lines.append(f"rlhf pretrain {task.pretraining}")
+            base = {"model": task.pretraining.split()[1]}
+        lines.append(command("rlhf sft", env_id, "start", flags={**base, **plan["sft"]}))
         start = ["--model start"]
     lines.append(command("rlhf train --env", env_id, "--algo", plan["algo"], *start, flags=plan["train"]))
     return "\n".join(["## How it is measured\n\n```bash", *lines, "```\n\n"])
+
+
+def source_of(cls: type[Any]) -> str:
+    """Return a link to the file that a class is written in, as a line of a page."""
+    path = Path(inspect.getfile(cls)).resolve().relative_to(ROOT).as_posix()
+    return f"Source: [`{path}`]({REPOSITORY}/{path})"
 
 
 def document_environment(env_id: str) -> str:
@@ -117,7 +127,7 @@ def document_environment(env_id: str) -> str:
 
 {sampled}
 
-Source: [`{module.replace(".", "/")}.py`]({REPOSITORY}/{module.replace(".", "/")}.py)
+{source_of(type(task_of(env_id)))}
 """
 
 
@@ -131,7 +141,6 @@ def document_algorithm(name: str) -> str:
     for env_id in text_environments():
         own = default_hyperparams(env_id, name)
         settings.append((f"`{env_id}`", ", ".join(f"`{k}={v}`" for k, v in own.items())))
-    source = cls.__module__.replace(".", "/") + ".py"
     return f"""# {name}
 
 `agents.make("{name}", env)`, or `rlhf train --algo {name}`.
@@ -148,7 +157,7 @@ What `rlhf train --algo {name}` takes per environment. `-params name:value` chan
 
 {table("environment", "settings", rows=settings)}
 
-Source: [`{source}`]({REPOSITORY}/{source})
+{source_of(cls)}
 """
 
 
@@ -219,4 +228,5 @@ def main() -> None:
         write(f"{folder}/SUMMARY.md", "\n".join(["* [Overview](index.md)", *(f"* [{n}]({n}.md)" for n in entries)]))
 
 
-main()
+if __name__ == "<run_path>":  # so the plugin runs it; a test imports it
+    main()

@@ -1,0 +1,1 @@
+"""Write and lay out the documentation site while MkDocs builds it."""
