@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -76,9 +77,12 @@ def call_rlhf(what: str, words: list[str]) -> None:
 
 
 def measure_seed(env_id: str, plan: Mapping[str, Any], seed: int, folder: Path, further: list[str]) -> dict[str, Any]:
-    """Fine-tune a start if the plan has one, train from it, and return the report with the seconds of both."""
+    """Fine-tune a start if the plan has one, train from it, and return the report with the seconds of both.
+
+    `cpu_seconds` are those of all processes of the seed. The pre-training of the base is not among them.
+    """
     base = make_base(env_id, folder) if "sft" in plan else {}
-    flags, started = as_flags(plan.get("train", {})), time.perf_counter()
+    flags, started, before = as_flags(plan.get("train", {})), time.perf_counter(), os.times()
     if "sft" in plan:
         start = folder / f"start_{seed}"
         words = ["sft", plan.get("demonstrations", env_id), str(start), "--seed", str(seed)]
@@ -86,7 +90,9 @@ def measure_seed(env_id: str, plan: Mapping[str, Any], seed: int, folder: Path, 
         flags += ["--model", str(start)]
     prepared = time.perf_counter() - started
     report = run(plan["algo"], env_id, seed, folder, ["--eval-freq", "0", *flags, *further])
-    return {"sft_seconds": prepared, **report}
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"sft_seconds": prepared, "cpu_seconds": spent, **report}
 
 
 def named_model(env_id: str, plan: Mapping[str, Any]) -> str | None:
@@ -135,11 +141,12 @@ def main() -> None:
             reports = [measure_seed(env_id, plan, seed, folder, further) for seed in seeds]
         print(f"\n{env_id}: {plan['algo']}, {reports[0]['n_timesteps']:,} tokens", *further, "\n")
         shown = list(dict.fromkeys(["reward", plan["metric"], *plan.get("also", ()), "kl", "eos_share", "length"]))
-        print("| seed | SFT s | training s | " + " | ".join(shown) + " |\n" + "|---" * (len(shown) + 3) + "|")
+        print("| seed | SFT s | training s | CPU s | " + " | ".join(shown) + " |\n" + "|---" * (len(shown) + 4) + "|")
         for seed, report in zip(seeds, reports, strict=True):
             ends = [[report[when]["estimates"][name]["mean"] for when in ("before", "after")] for name in shown]
             cells = " | ".join(f"{before:.3f} -> {after:.3f}" for before, after in ends)
-            print(f"| {seed} | {report['sft_seconds']:.0f} | {report['seconds']:.0f} | {cells} |")
+            seconds = " | ".join(f"{report[name]:.0f}" for name in ("sft_seconds", "seconds", "cpu_seconds"))
+            print(f"| {seed} | {seconds} | {cells} |")
         result = summarise(env_id, plan, reports)
         error = result["sem"]
         print(f"\n{result['metric']}: a gain of {result['gain']:+.3f}", end="")

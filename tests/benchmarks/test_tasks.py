@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Literal
@@ -45,6 +46,20 @@ def test_the_readme_and_the_docs_make_the_start_as_it_is_measured() -> None:
 
 def test_flags_repeat_lists_and_leave_true_alone() -> None:
     assert tasks.as_flags({"params": ["a:1", "b:2"], "chat": True}) == ["--params", "a:1", "--params", "b:2", "--chat"]
+
+
+def test_the_cpu_seconds_of_a_seed_are_those_of_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    burn = "import time\nwhile time.process_time() < 0.4: pass\ntime.sleep(0.6)"
+
+    def work(*_: object) -> dict[str, float]:
+        subprocess.run([sys.executable, "-c", burn], check=True)
+        return {"seconds": 1.0}
+
+    monkeypatch.setattr(tasks, "call_rlhf", work)
+    monkeypatch.setattr(tasks, "run", work)
+    found = tasks.measure_seed("rlhf/SpamFilter-v0", PLANS["rlhf/SpamFilter-v0"], 0, tmp_path, [])
+    assert found["sft_seconds"] > 1
+    assert 0.8 <= found["cpu_seconds"] < 1.6, "two processes that burn 0.4 s each and sleep for the rest of a second"
 
 
 def test_a_task_is_fine_tuned_trained_and_written_down(
