@@ -43,7 +43,7 @@ def envs(context: typer.Context) -> None:
     measured = [(env_id, found["metric"], f"{found['before']:.3f}", gain_of(found)) for env_id, found in results]
     titles = ("measured", "metric", "start", "gain")
     console.print(make_table(titles, measured, left=2, no_wrap=("measured", "start", "gain")))
-    console.print("metric: not the reward; start: of `rlhf sft ID start`; gain: of `rlhf train --env ID --model start`")
+    console.print("metric: not the reward; start: after `rlhf sft`, if its page has that; gain: of `rlhf train` from it")
 
 
 class NewConfig(Flags):
