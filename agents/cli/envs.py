@@ -44,6 +44,14 @@ def envs(context: typer.Context) -> None:
     titles = ("measured", "metric", "start", "gain")
     console.print(make_table(titles, measured, left=2, no_wrap=("measured", "start", "gain")))
     console.print("metric: not the reward; start: of `rlhf sft ID start`; gain: of `rlhf train --env ID --model start`")
+    others: dict[str, list[str]] = {}
+    for env_id, found in results:
+        if found["algo"] != "ppo":
+            others.setdefault(f"--algo {found['algo']}", []).append(env_id.removeprefix("rlhf/"))
+        if found["start"] != "sft":
+            others.setdefault("no start but the model", []).append(env_id.removeprefix("rlhf/"))
+    for what, names in others.items():
+        console.print(f"{what}: {', '.join(names)}")
 
 
 class NewConfig(Flags):
