@@ -43,7 +43,16 @@ def envs(context: typer.Context) -> None:
     measured = [(env_id, found["metric"], f"{found['before']:.3f}", gain_of(found)) for env_id, found in results]
     titles = ("measured", "metric", "start", "gain")
     console.print(make_table(titles, measured, left=2, no_wrap=("measured", "start", "gain")))
-    console.print("metric: not the reward; start: after `rlhf sft`, if its page has that; gain: of `rlhf train` from it")
+    console.print("metric: not the reward; start: made by the `rlhf sft` command that `rlhf train --env ID` prints")
+    console.print("gain: of `rlhf train --env ID --model start`")
+    others: dict[str, list[str]] = {}
+    for env_id, found in results:
+        if found["algo"] != "ppo":
+            others.setdefault(f"--algo {found['algo']}", []).append(env_id.removeprefix("rlhf/"))
+        if found["start"] != "sft":
+            others.setdefault("no start but the model", []).append(env_id.removeprefix("rlhf/"))
+    for what, names in others.items():
+        console.print(f"{what}: {', '.join(names)}")
 
 
 class NewConfig(Flags):

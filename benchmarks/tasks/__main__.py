@@ -131,6 +131,8 @@ def main() -> None:
     parser.add_argument("--folder", help="keep the runs here; a temporary folder by default")
     parser.add_argument("--write", action="store_true", help="keep the results in results.json and in the READMEs")
     args, further = parser.parse_known_args()
+    if not args.env and not args.write:
+        parser.error("name an environment, or give --write alone to put the table of results into the READMEs")
     if unknown := [env_id for env_id in args.env if env_id not in read_plans()]:
         parser.error(f"no plan for {unknown[0]!r} in {PLANS}; there are {', '.join(sorted(read_plans()))}")
     for env_id in args.env:

@@ -119,7 +119,9 @@ class RecommendReward:
         """Return for each completion its score and the parts `rating`, `diversity` and, if asked for, `reason`."""
         scores = []
         nothing = [None] * len(completions)
-        past = (columns["history"], columns["history_genres"]) if self.reason is not None else (nothing, nothing)
+        past = (nothing, nothing) if self.reason is None else tuple(columns.get(name) for name in HISTORY_LISTS)
+        if None in past:
+            raise ValueError(f"reason={self.reason!r}: the rows have no history; make the environment with why=True")
         of_rows = zip(completions, candidates, genres, *past, ratings, strict=True)
         for *answer, rated in of_rows:
             found, kinds = read_answer(*answer), answer[2]
@@ -167,7 +169,7 @@ class Recommend(Task):
     `gymnasium.make("rlhf/Recommend-v0")` needs none. `data` takes rows of your own: `prompt`, `candidates` (a list of
     titles, or its JSON), `ratings` (a number for each, 1 to 5; 0 for a film that is not rated), and perhaps `genres` (a
     list for each) and `popularity` (each one's share of all views, above 0 and at most 1).
-    `reward_fn=RecommendReward(0.5)` gives diversity another weight.
+    `reward_fn=RecommendReward(0.5)` gives diversity another weight (with `why=True` also say what a reason is worth).
 
     `why=True` asks for a reason as well: " dark moon; last ghost; little robot because white star", a film that the
     viewer liked. It is worth 0.3 if it has a genre of the first title (`RecommendReward(reason=0.3)`). Evaluations then

@@ -30,6 +30,15 @@ def test_what_was_measured_is_whole_in_a_terminal_of_80_columns() -> None:
         assert line.split()[2:] == f"{found['before']:.3f} {gain_of(found)}".split()
 
 
+def test_how_it_was_measured_is_told_where_it_is_not_ppo_from_a_start() -> None:
+    listed = rlhf("envs")
+    for env_id, found in read_results().items():
+        for what, said in (("algo", f"--algo {found['algo']}: "), ("start", "no start but the model: ")):
+            lines = [line for line in listed.splitlines() if line.startswith(said)]
+            named = any(env_id.removeprefix("rlhf/") in line for line in lines)
+            assert named == (found[what] != {"algo": "ppo", "start": "sft"}[what])
+
+
 def test_a_new_task_passes_its_test_and_trains(tmp_path: Path) -> None:
     said = rlhf("envs", "new", "WordPlay", "--folder", str(tmp_path))
     assert "my/WordPlay-v0" in said

@@ -95,6 +95,8 @@ def test_a_reason_is_a_liked_film_that_has_a_genre_of_the_first_title() -> None:
     scores = Recommend(why=True).reward(0)([*answers], **columns)
     assert [parts["reason"] for _, parts in scores] == [0.3, 0, 0, 0, 0, 0]
     assert scores[0][0] == pytest.approx(scores[1][0] + 0.3)
+    with pytest.raises(ValueError, match=r"reason=0\.3: the rows have no history; make the environment with why=True"):
+        RecommendReward(reason=0.3)(["a"], candidates=[TITLES], ratings=[[1] * 4], genres=[[[]] * 4])
     assert RecommendReward()([row["reference"]], **{name: some[:1] for name, some in columns.items()})[0][1] == {
         "rating": pytest.approx((1 + 0.5 - 1) / 3),  # who does not ask for reasons reads a film "Se7en because Up"
         "diversity": 0,
