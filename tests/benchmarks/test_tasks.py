@@ -59,7 +59,7 @@ def test_the_cpu_seconds_of_a_seed_are_those_of_its_processes(tmp_path: Path, mo
     monkeypatch.setattr(tasks, "run", work)
     found = tasks.measure_seed("rlhf/SpamFilter-v0", PLANS["rlhf/SpamFilter-v0"], 0, tmp_path, [])
     assert found["sft_seconds"] > 1
-    assert 0.7 < found["cpu_seconds"] < 1.6, "two processes that burn 0.4 s each, to a tick of 10 ms, and sleep for 0.6 s"
+    assert 0.7 < found["cpu_seconds"] < 1.6, "two processes burn 0.4 s each, to a tick of 10 ms, and sleep for 0.6 s"
 
 
 def test_a_task_is_fine_tuned_trained_and_written_down(
