@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -62,7 +62,7 @@ class Database:
         self.engine = _engine(self.url, self.is_sqlite)
         # SQLite has one writer. Threads that wait for this lock are woken in turn; SQLite's own waiting polls, more
         # rarely the longer it lasts, so that who comes later is often first.
-        self._writer: Any = _writer_of(self.place) if self.is_sqlite else nullcontext()
+        self._writer: Any = _writer_of(self.place) if self.is_sqlite else None
         try:
             self._check_schema(migrate)
         except BaseException:
@@ -83,11 +83,27 @@ class Database:
         """Open a transaction that is on the disk when the block ends. After an exception nothing of it remains."""
         with (
             self._errors(),
-            self._writer,
+            self._turn(),
             self.engine.connect().execution_options(rlhf_write=True) as connection,
             connection.begin(),
         ):
             yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for this program's other writers, no longer than for another program, whoever they wait for."""
+        if self._writer is None:
+            yield
+            return
+        if not self._writer.acquire(timeout=_BUSY_SECONDS):
+            raise StoreError(
+                f"{self.place}: other calls of this program have written to the file for {_BUSY_SECONDS:.0f} s, or "
+                "waited for another program that does. Nothing of this call was stored: try again"
+            )
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     def one_writer(self, connection: sa.Connection) -> None:
         """Wait until no other transaction is past this line. In SQLite there is never another."""
@@ -198,12 +214,9 @@ def parse_url(url: str | Path) -> sa.URL:
 
 
 def _writer_of(path: str) -> Any:
-    """Return the lock of a file's writers: one for all databases of this process that have the file open.
-
-    Whoever has it may take it again: a second transaction inside the first then fails by SQLite's timeout.
-    """
+    """Return the lock of a file's writers: one for all databases of this process that have the file open."""
     with _FINDING:
-        return _WRITERS.setdefault(os.path.realpath(path), threading.RLock())
+        return _WRITERS.setdefault(os.path.realpath(path), threading.Lock())
 
 
 def _forget_writers() -> None:

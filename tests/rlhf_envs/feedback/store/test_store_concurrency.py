@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
+from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem, StoreError
 from rlhf_envs.feedback.store import database
 
 ANNOTATORS, ITEMS, OVERLAP = 16, 40, 3
@@ -233,7 +233,12 @@ def test_a_writer_is_not_passed_over_by_others_who_opened_the_file_too(
 ) -> None:
     """SQLite lets those wait longest who have waited long. Commits take a while, as on a slow disk."""
     commit = sa.engine.default.DefaultDialect.do_commit
-    monkeypatch.setattr(sa.engine.default.DefaultDialect, "do_commit", lambda *a: (time.sleep(0.01), commit(*a))[1])
+
+    def commit_slowly(*given: Any) -> None:
+        time.sleep(0.01)
+        commit(*given)
+
+    monkeypatch.setattr(sa.engine.default.DefaultDialect, "do_commit", commit_slowly)
     stores = [FeedbackStore(empty_store) for _ in range(6)]
     turns: list[int] = []
     together = threading.Barrier(len(stores))
@@ -248,6 +253,35 @@ def test_a_writer_is_not_passed_over_by_others_who_opened_the_file_too(
     for store in stores:
         store.close()
     assert min(Counter(turns[:60])[n] for n in range(len(stores))) >= 5
+
+
+def test_no_writer_waits_for_the_waits_of_all_before_it(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 1.0)
+    waited: list[float] = []
+    with FeedbackStore(empty_store) as store:
+
+        def write(n: int) -> None:
+            start = time.monotonic()
+            with pytest.raises(StoreError, match="has held the file|have written to the file for 1 s"):
+                store.log(str(n), "wrote")
+            waited.append(time.monotonic() - start)
+
+        other = sqlite3.connect(empty_store, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        run([threading.Thread(target=write, args=(n,)) for n in range(8)])
+        other.close()
+        assert len(waited) == 8
+        assert max(waited) < 4  # its turn and SQLite's, a second each; one after another they would be eight
+        store.log("last", "wrote")
+
+
+def test_a_write_inside_a_write_is_an_error_and_no_deadlock(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
+    with FeedbackStore(empty_store) as store, FeedbackStore(empty_store) as same:
+        with store._database.write(), pytest.raises(StoreError, match="other calls of this program have written"):
+            same.log("inner", "wrote")
+        assert same.audit() == []
+        same.log("later", "wrote")
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
