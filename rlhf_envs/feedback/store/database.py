@@ -219,14 +219,16 @@ def _writer_of(path: str) -> Any:
         return _WRITERS.setdefault(os.path.realpath(path), threading.Lock())
 
 
-def _forget_writers() -> None:
+def _forget_locks() -> None:
     """Begin anew in a forked process, where nobody would release what a thread held at the fork."""
+    global _MIGRATING
+    _MIGRATING = threading.Lock()
     _WRITERS.clear()
     _FINDING.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_FINDING.acquire, after_in_parent=_FINDING.release, after_in_child=_forget_writers)
+    os.register_at_fork(before=_FINDING.acquire, after_in_parent=_FINDING.release, after_in_child=_forget_locks)
 
 
 def _keep_private(path: Path) -> None:

@@ -262,7 +262,7 @@ def test_no_writer_waits_for_the_waits_of_all_before_it(empty_store: Path, monke
 
         def write(n: int) -> None:
             start = time.monotonic()
-            with pytest.raises(StoreError, match="has held the file|have written to the file for 1 s"):
+            with pytest.raises(StoreError, match=r"has held the file|have written to the file for 1 s"):
                 store.log(str(n), "wrote")
             waited.append(time.monotonic() - start)
 
@@ -285,27 +285,31 @@ def test_a_write_inside_a_write_is_an_error_and_no_deadlock(empty_store: Path, m
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
-def test_a_forked_process_waits_for_no_thread_of_its_parent(empty_store: Path) -> None:
+@pytest.mark.parametrize("at", ["a write", "a migration"])
+def test_a_forked_process_waits_for_no_thread_of_its_parent(empty_store: Path, tmp_path: Path, at: str) -> None:
+    new = tmp_path / "new.db"  # to be migrated
     with FeedbackStore(empty_store) as store:
         inside, over = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with store._database._writer:
+            with store._database._writer if at == "a write" else database._MIGRATING:
                 inside.set()
                 over.wait(60)
 
         thread = threading.Thread(target=hold)
         thread.start()
         inside.wait(60)
-        process = multiprocessing.get_context("fork").Process(target=_log_in_a_store_of_its_own, args=(empty_store,))
+        given = (empty_store if at == "a write" else new,)
+        process = multiprocessing.get_context("fork").Process(target=_log_in_a_store_of_its_own, args=given)
         process.start()
-        process.join(30)
+        process.join(15)
         if process.is_alive():
             process.kill()
         over.set()
         thread.join()
         process.join()
         assert process.exitcode == 0
+    with FeedbackStore(*given) as store:
         assert [entry.actor for entry in store.audit()] == ["child"]
 
 
