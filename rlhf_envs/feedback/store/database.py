@@ -164,6 +164,8 @@ class Database:
             raise StoreError(f"{self.place}: {reason}. {self._remedy(reason)}") from error
 
     def _remedy(self, reason: str) -> str:
+        if "lock timeout" in reason:
+            return "Other transactions have held what this call needs. Nothing of this call was stored: try again."
         if not self.is_sqlite:
             return "Check that PostgreSQL runs and that the address, user and database are right, then try again."
         remedies = {
@@ -253,9 +255,17 @@ def _keep_private(path: Path) -> None:
 def _engine(url: sa.URL, is_sqlite: bool) -> sa.Engine:
     if not is_sqlite:
         try:
-            return sa.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24)
+            engine = sa.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24)
         except ModuleNotFoundError as error:
             raise ImportError('a store in PostgreSQL needs psycopg: pip install "rlhf-envs[postgres]"') from error
+
+        @sa.event.listens_for(engine, "connect")
+        def limit_waiting(connection: Any, _record: object) -> None:
+            limit = "SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'"
+            connection.execute(limit, [f"{1000 * _BUSY_SECONDS:.0f}"])  # else it has none; a role's own stays
+            connection.commit()
+
+        return engine
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, pool_size=8, max_overflow=24)
 
     @sa.event.listens_for(engine, "connect")

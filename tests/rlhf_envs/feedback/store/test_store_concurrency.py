@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem, StoreError
 from rlhf_envs.feedback.store import database
+from rlhf_envs.feedback.store.queue import annotator_named
 
 ANNOTATORS, ITEMS, OVERLAP = 16, 40, 3
 
@@ -273,6 +274,31 @@ def test_no_writer_waits_for_the_waits_of_all_before_it(empty_store: Path, monke
         assert len(waited) == 8
         assert max(waited) < 4  # its turn and SQLite's, a second each; one after another they would be eight
         store.log("last", "wrote")
+
+
+def test_in_postgresql_no_call_waits_for_ever(empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.3)
+    with FeedbackStore(empty_postgres_url) as store, FeedbackStore(empty_postgres_url) as other:
+        store.add_annotator("ann")
+        told: list[str] = []
+
+        def wait(call: Callable[[], object]) -> None:
+            with pytest.raises(StoreError) as caught:
+                call()
+            told.append(str(caught.value))
+
+        calls: list[Callable[[], object]] = [lambda: store.withdraw([1]), lambda: store.claim("ann")]
+        waiting = [threading.Thread(target=wait, args=(call,), daemon=True) for call in calls]
+        with other._database.write() as connection:
+            other._database.one_writer(connection)
+            annotator_named(connection, "ann", lock=True)
+            for thread in waiting:
+                thread.start()
+            for thread in waiting:
+                thread.join(15)
+        assert len(told) == 2
+        assert all("lock timeout" in said and "try again" in said for said in told)
+        assert store.claim("ann") is None
 
 
 def test_a_write_inside_a_write_is_an_error_and_no_deadlock(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
