@@ -83,8 +83,10 @@ def suggest(config: SuggestConfig) -> None:
         answers = [answer_to(prompt, item.completions[0]) for prompt, item in zip(prompts, rated, strict=True)]
         reference = [float(score) for score in reward(prompts, answers)] if rated else None
         found = suggest_answers(items, reward, scale=store.settings.scale, reference=reference)
-        source, version = config.source or config.scorer, config.version
-        n = store.suggest(found, source=source, version=version_of(config.scorer) if version is None else version)
+        source = config.source or config.scorer
+        version = version_of(config.scorer) if config.version is None else config.version
+        n = store.suggest(found, source=source, version=version)
+        store.log(actor(), "suggest", after={"source": source, "version": version, "suggestions": n})
         shown = store.settings.suggestions
     left_out = f"; {len(items) - n} items left out that scores do not answer" if n < len(items) else ""
     see = "see them after their own answer" if shown == "after" else 'do not see them (setting suggestions = "off")'

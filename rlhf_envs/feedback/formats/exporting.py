@@ -76,7 +76,7 @@ def export_file(
 
     Args:
         store: the store to read.
-        path: ends in .jsonl, or in .csv for the two tables. With .gz at the end the file is compressed.
+        path: ends in .jsonl; for "argilla" in .csv, for "label-studio" in .csv or .json. With .gz too it is compressed.
         format: one of `FORMATS`. The functions of this module describe them.
         how: see `preference_rows` and `rating_rows`. "adjudicated" is "majority" with the final answer in place of the
             votes where an item has one, in all formats but "items" and the tables. A tie under "soft" is written both

@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -62,7 +62,7 @@ class Database:
         self.engine = _engine(self.url, self.is_sqlite)
         # SQLite has one writer. Threads that wait for this lock are woken in turn; SQLite's own waiting polls, more
         # rarely the longer it lasts, so that who comes later is often first.
-        self._writer: Any = _writer_of(self.place) if self.is_sqlite else nullcontext()
+        self._writer: Any = _writer_of(self.place) if self.is_sqlite else None
         try:
             self._check_schema(migrate)
         except BaseException:
@@ -83,11 +83,27 @@ class Database:
         """Open a transaction that is on the disk when the block ends. After an exception nothing of it remains."""
         with (
             self._errors(),
-            self._writer,
+            self._turn(),
             self.engine.connect().execution_options(rlhf_write=True) as connection,
             connection.begin(),
         ):
             yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for this program's other writers, no longer than for another program, whoever they wait for."""
+        if self._writer is None:
+            yield
+            return
+        if not self._writer.acquire(timeout=_BUSY_SECONDS):
+            raise StoreError(
+                f"{self.place}: other calls of this program have written to the file for {_BUSY_SECONDS:.0f} s, or "
+                "waited for another program that does. Nothing of this call was stored: try again"
+            )
+        try:
+            yield
+        finally:
+            self._writer.release()
 
     def one_writer(self, connection: sa.Connection) -> None:
         """Wait until no other transaction is past this line. In SQLite there is never another."""
@@ -148,6 +164,8 @@ class Database:
             raise StoreError(f"{self.place}: {reason}. {self._remedy(reason)}") from error
 
     def _remedy(self, reason: str) -> str:
+        if "lock timeout" in reason:
+            return "Other transactions have held what this call needs. Nothing of this call was stored: try again."
         if not self.is_sqlite:
             return "Check that PostgreSQL runs and that the address, user and database are right, then try again."
         remedies = {
@@ -198,22 +216,21 @@ def parse_url(url: str | Path) -> sa.URL:
 
 
 def _writer_of(path: str) -> Any:
-    """Return the lock of a file's writers: one for all databases of this process that have the file open.
-
-    Whoever has it may take it again: a second transaction inside the first then fails by SQLite's timeout.
-    """
+    """Return the lock of a file's writers: one for all databases of this process that have the file open."""
     with _FINDING:
-        return _WRITERS.setdefault(os.path.realpath(path), threading.RLock())
+        return _WRITERS.setdefault(os.path.realpath(path), threading.Lock())
 
 
-def _forget_writers() -> None:
+def _forget_locks() -> None:
     """Begin anew in a forked process, where nobody would release what a thread held at the fork."""
+    global _MIGRATING
+    _MIGRATING = threading.Lock()
     _WRITERS.clear()
     _FINDING.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_FINDING.acquire, after_in_parent=_FINDING.release, after_in_child=_forget_writers)
+    os.register_at_fork(before=_FINDING.acquire, after_in_parent=_FINDING.release, after_in_child=_forget_locks)
 
 
 def _keep_private(path: Path) -> None:
@@ -238,9 +255,17 @@ def _keep_private(path: Path) -> None:
 def _engine(url: sa.URL, is_sqlite: bool) -> sa.Engine:
     if not is_sqlite:
         try:
-            return sa.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24)
+            engine = sa.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24)
         except ModuleNotFoundError as error:
             raise ImportError('a store in PostgreSQL needs psycopg: pip install "rlhf-envs[postgres]"') from error
+
+        @sa.event.listens_for(engine, "connect")
+        def limit_waiting(connection: Any, _record: object) -> None:
+            limit = "SELECT set_config('lock_timeout', %s, false) WHERE current_setting('lock_timeout') = '0'"
+            connection.execute(limit, [f"{1000 * _BUSY_SECONDS:.0f}"])  # else it has none; a role's own stays
+            connection.commit()
+
+        return engine
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, pool_size=8, max_overflow=24)
 
     @sa.event.listens_for(engine, "connect")

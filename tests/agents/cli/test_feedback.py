@@ -540,6 +540,11 @@ def test_suggestions_are_stored_and_people_are_compared_with_them() -> None:
     said = done("suggest", "--store", "feedback.db", "tiny-reward", "--version", "7")
     assert "13 suggestions by tiny-reward; 1 items left out that scores do not answer" in said
     assert 'annotators do not see them (setting suggestions = "off")' in said
+    with FeedbackStore("feedback.db") as store:
+        entry = store.audit()[0]
+    assert entry.actor.endswith(" (command line)")
+    after = {"source": "tiny-reward", "version": "7", "suggestions": 13}
+    assert (entry.action, entry.after) == ("suggest", after)
     output = " ".join(done("status").split())
     assert re.search(r"tiny-reward \(7\), pairwise: people say the same in \d+% of 60 answers", output)
 

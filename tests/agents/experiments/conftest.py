@@ -37,14 +37,14 @@ class _Here:
 
 
 @pytest.fixture
-def jobs_here(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Call it with the name of one job: that one gets a process of its own, and all others are done in this process.
+def jobs_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Call it, and jobs are done in this process, one at a time. A job whose name is given gets one of its own.
 
     It returns a list, to which the names of the jobs in processes of their own come.
     """
     start, started = processes._start, list[str]()
 
-    def use(apart: str) -> list[str]:
+    def use(apart: str | None = None) -> list[str]:
         def start_job(job: Job) -> Any:
             if job.name != apart:
                 return _Here(job)

@@ -26,7 +26,10 @@ def execute(task):
         raise RunInterrupted("saved")
     folder = Path(task["folder"])
     (folder / f"{task['name']}.begun").touch()
+    end = time.monotonic() + 60
     while len([*folder.glob("*.begun")]) < task["together"]:
+        if time.monotonic() > end:
+            raise TimeoutError("the others have not begun")
         time.sleep(0.01)
     (folder / f"{task['name']}.json").write_text("{}")
 

@@ -25,6 +25,7 @@ from agents.training.human_feedback import HumanFeedback, RatingRefit, human_rew
 from agents.training.resume import prepare_resumed
 from agents.training.run import RunInterrupted, train
 from rlhf_envs.rewards import RewardError
+from tests.beside import beside
 
 pytest.importorskip("sqlalchemy")
 
@@ -43,9 +44,8 @@ def human(path: Path, **kwargs: Any) -> dict[str, Any]:
 @contextmanager
 def people(path: Path, limit: int | None = None) -> Iterator[None]:
     """One annotator, who finds long completions good, and goes home after `limit` answers."""
-    stop = threading.Event()
 
-    def work() -> None:
+    def work(stop: threading.Event) -> None:
         with FeedbackStore(path) as store:
             store.add_annotator("ann")
             done = 0
@@ -55,13 +55,8 @@ def people(path: Path, limit: int | None = None) -> Iterator[None]:
                     store.submit(task.id, "ann", {"rating": rating}, key=str(task.id), seconds=1.0)
                     done += 1
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with beside(work):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def build(path: Path, **kwargs: Any) -> Any:

@@ -90,22 +90,6 @@ def store_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def empty_store(tmp_path: Path, _migrated: Path) -> Path:
-    """The file of an empty store."""
-    return Path(shutil.copy(_migrated, tmp_path / "feedback.db"))
-
-
-@pytest.fixture(scope="session")
-def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database, to be copied: migrating one a test takes longer than most tests."""
-    from rlhf_envs.feedback import FeedbackStore
-
-    path = tmp_path_factory.mktemp("empty") / "feedback.db"
-    FeedbackStore(path).close()
-    return path
-
-
-@pytest.fixture
 def empty_postgres_url(postgres_server: str, _migrated_dump: str) -> str:
     """The URL of an empty store on PostgreSQL."""
     import psycopg

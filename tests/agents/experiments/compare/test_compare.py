@@ -206,7 +206,7 @@ BROKEN_RUNS = ["--env", BANDIT, "--seeds", "1", "--n-envs", "32", "--test-episod
 
 
 def test_failed_runs_are_reported_and_the_others_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs_here: Callable[[str], list[str]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs_here: Callable[..., list[str]]
 ) -> None:
     """One of them in a process of its own, as users have them all. It learns there what this process registered."""
     apart = jobs_here("dies/seed_00")

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import agents
-from agents.experiments.processes import Job
-from agents.experiments.transfer import transfer as transfer_module
 from agents.experiments.transfer.config import TransferConfig
-from agents.experiments.transfer.worker import execute
 
 
 def test_a_judge_and_a_metric_of_all_episodes_stand_in_one_matrix(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, jobs_here: Callable[..., list[str]]
 ) -> None:
-    def run_here(jobs: Sequence[Job], n: int, ended: Callable[[str, str], None], look: Callable[[], None]) -> None:
-        for job in jobs:
-            execute(json.loads(json.dumps(job.task)))
-
-    monkeypatch.setattr(transfer_module, "run_jobs", run_here)
+    jobs_here()
     chosen = TransferConfig(
         envs=["rlhf/Sentiment-v0", {"id": "rlhf/SpamFilter-v0", "name": "Spam"}],
         seeds=1,
+        jobs=1,
         n_timesteps=128,
         n_envs=16,
         hyperparams={"n_steps": 8, "batch_size": 128},
@@ -34,6 +27,7 @@ def test_a_judge_and_a_metric_of_all_episodes_stand_in_one_matrix(
         folder=str(tmp_path / "t"),
     )
     found = agents.transfer(chosen, lambda _: None)
+    assert found.failed == {}
     sentiment, spam = found.report.columns
     assert (sentiment.metric, spam.metric) == ("gold", "balanced_accuracy")
     assert (sentiment.decoding["temperature"], spam.decoding["temperature"]) == (0.7, 1.0)  # as their own settings say

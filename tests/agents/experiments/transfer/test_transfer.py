@@ -325,7 +325,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
         agents.transfer(config(tmp_path))
 
 
-def test_failed_runs_are_reported_and_the_others_shown(tmp_path: Path, jobs_here: Callable[[str], list[str]]) -> None:
+def test_failed_runs_are_reported_and_the_others_shown(tmp_path: Path, jobs_here: Callable[..., list[str]]) -> None:
     """One of them in a process of its own, as users have them all."""
     apart = jobs_here("SayB-v0/seed_00")
     wrong = {"id": B, "reward": f"{WORDS}:broken", "reward_retries": 0}

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
+from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem, StoreError
 from rlhf_envs.feedback.store import database
+from rlhf_envs.feedback.store.queue import annotator_named
 
 ANNOTATORS, ITEMS, OVERLAP = 16, 40, 3
 
@@ -233,7 +234,12 @@ def test_a_writer_is_not_passed_over_by_others_who_opened_the_file_too(
 ) -> None:
     """SQLite lets those wait longest who have waited long. Commits take a while, as on a slow disk."""
     commit = sa.engine.default.DefaultDialect.do_commit
-    monkeypatch.setattr(sa.engine.default.DefaultDialect, "do_commit", lambda *a: (time.sleep(0.01), commit(*a))[1])
+
+    def commit_slowly(*given: Any) -> None:
+        time.sleep(0.01)
+        commit(*given)
+
+    monkeypatch.setattr(sa.engine.default.DefaultDialect, "do_commit", commit_slowly)
     stores = [FeedbackStore(empty_store) for _ in range(6)]
     turns: list[int] = []
     together = threading.Barrier(len(stores))
@@ -250,28 +256,86 @@ def test_a_writer_is_not_passed_over_by_others_who_opened_the_file_too(
     assert min(Counter(turns[:60])[n] for n in range(len(stores))) >= 5
 
 
+def test_no_writer_waits_for_the_waits_of_all_before_it(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 1.0)
+    waited: list[float] = []
+    with FeedbackStore(empty_store) as store:
+
+        def write(n: int) -> None:
+            start = time.monotonic()
+            with pytest.raises(StoreError, match=r"has held the file|have written to the file for 1 s"):
+                store.log(str(n), "wrote")
+            waited.append(time.monotonic() - start)
+
+        other = sqlite3.connect(empty_store, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        run([threading.Thread(target=write, args=(n,)) for n in range(8)])
+        other.close()
+        assert len(waited) == 8
+        assert max(waited) < 4  # its turn and SQLite's, a second each; one after another they would be eight
+        store.log("last", "wrote")
+
+
+def test_in_postgresql_no_call_waits_for_ever(empty_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.3)
+    with FeedbackStore(empty_postgres_url) as store, FeedbackStore(empty_postgres_url) as other:
+        store.add_annotator("ann")
+        told: list[str] = []
+
+        def wait(call: Callable[[], object]) -> None:
+            with pytest.raises(StoreError) as caught:
+                call()
+            told.append(str(caught.value))
+
+        calls: list[Callable[[], object]] = [lambda: store.withdraw([1]), lambda: store.claim("ann")]
+        waiting = [threading.Thread(target=wait, args=(call,), daemon=True) for call in calls]
+        with other._database.write() as connection:
+            other._database.one_writer(connection)
+            annotator_named(connection, "ann", lock=True)
+            for thread in waiting:
+                thread.start()
+            for thread in waiting:
+                thread.join(15)
+        assert len(told) == 2
+        assert all("lock timeout" in said and "try again" in said for said in told)
+        assert store.claim("ann") is None
+
+
+def test_a_write_inside_a_write_is_an_error_and_no_deadlock(empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.1)
+    with FeedbackStore(empty_store) as store, FeedbackStore(empty_store) as same:
+        with store._database.write(), pytest.raises(StoreError, match="other calls of this program have written"):
+            same.log("inner", "wrote")
+        assert same.audit() == []
+        same.log("later", "wrote")
+
+
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12
-def test_a_forked_process_waits_for_no_thread_of_its_parent(empty_store: Path) -> None:
+@pytest.mark.parametrize("at", ["a write", "a migration"])
+def test_a_forked_process_waits_for_no_thread_of_its_parent(empty_store: Path, tmp_path: Path, at: str) -> None:
+    new = tmp_path / "new.db"  # to be migrated
     with FeedbackStore(empty_store) as store:
         inside, over = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with store._database._writer:
+            with store._database._writer if at == "a write" else database._MIGRATING:
                 inside.set()
                 over.wait(60)
 
         thread = threading.Thread(target=hold)
         thread.start()
         inside.wait(60)
-        process = multiprocessing.get_context("fork").Process(target=_log_in_a_store_of_its_own, args=(empty_store,))
+        given = (empty_store if at == "a write" else new,)
+        process = multiprocessing.get_context("fork").Process(target=_log_in_a_store_of_its_own, args=given)
         process.start()
-        process.join(30)
+        process.join(15)
         if process.is_alive():
             process.kill()
         over.set()
         thread.join()
         process.join()
         assert process.exitcode == 0
+    with FeedbackStore(*given) as store:
         assert [entry.actor for entry in store.audit()] == ["child"]
 
 

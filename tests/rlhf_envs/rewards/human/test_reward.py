@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from rlhf_envs import get_reward
 from rlhf_envs.rewards import RewardError, registry
 from rlhf_envs.rewards.human import HumanReward, Waiting
 from rlhf_envs.rewards.state import frozen_rewards
+from tests.beside import beside
 
 pytest.importorskip("sqlalchemy")
 
@@ -49,13 +49,11 @@ def people(
     answers: Callable[[Task], dict[str, Any] | None] = lambda task: None,
 ) -> Iterator[None]:
     """Annotators who answer whatever comes until the `with` ends."""
-    stop = threading.Event()
-
     with FeedbackStore(path) as store:
         for name in names:
             store.add_annotator(name)
 
-    def work() -> None:
+    def work(stop: threading.Event) -> None:
         with FeedbackStore(path) as store:
             while not stop.wait(0.01):
                 for name in names:
@@ -63,13 +61,8 @@ def people(
                         time.sleep(delay)
                         store.submit(task.id, name, answer(task), key=f"{name}-{task.id}", answers=answers(task))
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
+    with beside(work):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def skipped_by(path: Path, name: str, completion: str, **kwargs: Any) -> None:
@@ -87,18 +80,9 @@ def rate(task: Task) -> dict[str, Any]:
     return {"rating": RATINGS[task.item.completions[0]]}
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database, to be copied: migrating one a test takes longer than most tests."""
-    path = tmp_path_factory.mktemp("empty") / "feedback.db"
-    FeedbackStore(path).close()
-    return path
-
-
 @pytest.fixture
-def path(tmp_path: Path, empty_store: Path) -> Path:
-    shutil.copy(empty_store, tmp_path / "feedback.db")
-    return tmp_path / "feedback.db"
+def path(empty_store: Path) -> Path:
+    return empty_store
 
 
 def test_an_episode_waits_for_a_person(path: Path) -> None:
