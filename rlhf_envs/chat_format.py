@@ -15,6 +15,8 @@ from rlhf_envs.tokens import encode_after, encode_texts, escape_control_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from rlhf_envs.tasks.base import Task
+
 logger = logging.getLogger(__name__)
 
 __all__ = ["CHAT_OPTIONS", "ChatFormat", "choose_template"]
@@ -193,9 +195,21 @@ class ChatFormat:
             )
 
 
-def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, default: str | None) -> str | None:
-    """Return the chat template that is `given`, else a task's `default` if the tokenizer has none of its own."""
-    return default if given is None and not tokenizer.chat_template else given
+def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, task: Task) -> str | None:
+    """Return the chat template that is `given`, else the task's if the tokenizer has none of its own.
+
+    A mixture has none where its tasks have different ones; that is logged.
+    """
+    if given is not None or tokenizer.chat_template:
+        return given
+    own = {name: one.chat_template for name, one in task.subtasks.items() if one.chat_template is not None}
+    if task.chat_template is None and own:
+        logger.warning(
+            "the tasks %s of the mixture have different chat templates, so it takes none of them: give it a "
+            "chat_template for all, or take a model that has one",
+            " and ".join(map(repr, own)),
+        )
+    return task.chat_template
 
 
 def _training_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -143,7 +143,7 @@ def fine_tune(
     checkpoint = find_checkpoint(Path(output), resume)
     check_flags(checkpoint, lora, merge)
     if task is not None:
-        chat_template = choose_template(load_tokenizer(model), chat_template, task.chat_template)
+        chat_template = choose_template(load_tokenizer(model), chat_template, task)
     form = ChatFormat(load_tokenizer(model), system_prompt, chat, chat_template, chat_template_kwargs)
     max_length = _row_length(model, max_length)
     rows, places = number_rows(load_rows(data, required=(), columns=columns), source)
