@@ -91,8 +91,10 @@ def _read(path: Path) -> str:
 def _read_rows(source: str, columns: Mapping[str, str] | None) -> Texts:
     """Read the texts of a file of rows, by its column `split` if it has one."""
     rows = load_rows(source, required=("text",), columns=columns)
-    if wrong := next((row["text"] for row in rows if not isinstance(row["text"], str)), None):
-        raise ValueError(f"{source}: the column 'text' has {str(wrong)[:60]!r}: give it one text per row")
+    for i, row in enumerate(rows):
+        if not isinstance(row["text"], str):
+            shown = repr(row["text"])[:60]
+            raise ValueError(f"{source}: row {i}: the column 'text' has {shown}: give it one text per row")
     if "split" not in rows[0]:
         return Texts(*_hold_out([_clean(row) for row in rows], source), {})
     train = take_split(rows, "train", source, column="text")
