@@ -197,8 +197,8 @@ def inject(model: PreTrainedModel, config: LoraConfig, where: str, name: str = "
     linear = {name.rpartition(".")[2] for name, m in model.named_modules() if type(m).__name__ in LINEAR}
     # The output of an experts' router is no tensor, and peft counts Llama 4's among the linear layers.
     routers = [name for name, m in model.named_modules() if type(m).__name__.endswith("Router")]
-    if routers and config.target_modules == "all-linear" and not config.exclude_modules:
-        config.exclude_modules = routers
+    if routers and config.target_modules == "all-linear" and not isinstance(config.exclude_modules, str):
+        config.exclude_modules = sorted({*(config.exclude_modules or ()), *routers})
     try:
         with _quiet():
             peft.inject_adapter_in_model(config, model, name)
