@@ -15,6 +15,7 @@ import agents
 from agents.training.sft import fine_tune
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.models.vision import load_processor
+from tests.agents.test_pictures import check_that_a_bundle_goes_on
 
 COLORS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250), "black": (0, 0, 0)}
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -127,11 +128,7 @@ def test_an_update_starts_at_a_ratio_of_1_and_moves_the_model(model: str, train:
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_a_bundle_goes_on_to_the_last_digit(model: str, train: str, tmp_path: Path) -> None:
     agent = make_agent(model, policy_kwargs={"train": train}).learn(24)
-    agents.save(agent, tmp_path / "bundle")
-    agent.learn(24, reset_num_timesteps=False)
-    again = agents.load(tmp_path / "bundle", env=make_env(model)).learn(24, reset_num_timesteps=False)
-    states = [one.policy.state_dict() for one in (agent, again)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    check_that_a_bundle_goes_on(agent, make_env(model), tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("lora", [False, True])
