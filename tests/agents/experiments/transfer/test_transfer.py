@@ -301,6 +301,13 @@ def test_mistakes_are_named_before_anything_is_written(given: dict[str, Any], me
     assert not (tmp_path / "t").exists()
 
 
+def test_few_prompts_of_the_users_own_data_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": f"the film number {i} was", "split": "train" if i else "test"} for i in range(9)]
+    own = {"data": rows, "reward": "repetition"}
+    plan(config(tmp_path / "t", envs=["rlhf/Sentiment-v0", {"id": "rlhf/Prompts-v0", **own}], learning_rate=None))
+    assert "the split 'test' has 1 different prompt, each completed several times" in caplog.text
+
+
 def test_starts_that_differ_are_named() -> None:
     from agents.experiments.transfer.plan import find_start
     from rlhf_envs.tasks.spam_filter import SpamFilter
