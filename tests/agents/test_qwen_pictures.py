@@ -104,13 +104,16 @@ def test_a_prompt_has_a_token_per_square_of_patches_between_the_models_own_marks
 
 
 def test_the_model_is_given_what_its_processor_makes(model: str) -> None:
-    policy, obs = make_agent(model).policy, make_env(model, 1).reset()
-    trunk = policy.language_model.trunk
-    row = [picture(COLORS[name]) for name in COLORS]
-    made = load_processor(model).image_processor(images=row, return_tensors="np")
-    assert made["image_grid_thw"].tolist() == [[1, 4, 6]] * 4
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
+    obs = make_env(model, 1, data=[{**rows()[0], "image": noise}]).reset()
+    trunk = make_agent(model).policy.language_model.trunk
+    reader = load_processor(model).image_processor
+    made = reader(images=[noise], return_tensors="np")
+    assert made["image_grid_thw"].tolist() == [[1, 4, 6]]
     patches = trunk.picture_grid.patches(torch.from_numpy(obs["pixel_values"][:, 0])).numpy()[0]
-    assert min(float(np.abs(patches - one).max()) for one in made["pixel_values"].reshape(4, 24, -1)) < 1e-6
+    assert float(np.abs(patches - made["pixel_values"]).max()) < 1e-6
+    normal = (np.asarray(noise) / 255 - reader.image_mean) / reader.image_std
+    assert np.allclose(obs["pixel_values"][0, 0], normal.transpose(2, 0, 1), atol=1e-5), "pixels where they were"
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
