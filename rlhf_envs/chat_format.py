@@ -6,7 +6,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_envs.datasets.messages import Messages, Prompt, as_messages, as_text, opening, role_lines
 from rlhf_envs.datasets.templates import ROLES, after_turn, as_words, check_keeps_turns, read_template
@@ -15,14 +15,24 @@ from rlhf_envs.tokens import encode_after, encode_texts, escape_control_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rlhf_envs.tasks.base import Task
-
 logger = logging.getLogger(__name__)
 
 __all__ = ["CHAT_OPTIONS", "ChatFormat", "choose_template"]
 
 CHAT_OPTIONS = ("system_prompt", "chat", "chat_template", "chat_template_kwargs")  # the environment's arguments
 MESSAGE_KEYS = {"role", "content", "from", "value", "weight"}  # the last is for `rlhf sft` alone
+
+
+class Templated(Protocol):
+    """Bring a chat template: what a task has, and the tasks of a mixture."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """Return the chat template of models that have none."""
+
+    @property
+    def subtasks(self) -> Mapping[str, Templated]:
+        """Return the tasks of a mixture by name."""
 
 
 class ChatFormat:
@@ -195,7 +205,7 @@ class ChatFormat:
             )
 
 
-def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, task: Task) -> str | None:
+def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, task: Templated) -> str | None:
     """Return the chat template that is `given`, else the task's if the tokenizer has none of its own.
 
     A mixture has none where its tasks have different ones; that is logged.
