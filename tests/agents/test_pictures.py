@@ -36,10 +36,15 @@ def right(completions: list[str], label: list[str], **columns: Any) -> list[floa
     return [float(name in text) for text, name in zip(completions, label, strict=True)]
 
 
+def variety(completions: list[str], **columns: Any) -> list[float]:
+    """Score how many different letters a completion has: a reward that differs from one to the next."""
+    return [len({*text}) / 10 for text in completions]
+
+
 def make_env(n_envs: int = 4, **kwargs: Any) -> Any:
     data = [{name: value for name, value in row.items() if name != "completion"} for row in rows()]
     options = {"data": data, "validation_share": 0, "test_share": 0, "max_prompt_tokens": 48, "max_new_tokens": 3}
-    given = {"model": "tiny-vision", "reward_fn": right, **options, **kwargs}
+    given = {"model": "tiny-vision", "reward_fn": variety, **options, **kwargs}
     return agents.make_vec_env("rlhf/Prompts-v0", n_envs, seed=0, **given)
 
 
@@ -69,6 +74,7 @@ def test_agents_learn_and_keep_one_picture_per_episode(name: str, monkeypatch: p
     agent = agents.make(name, make_env(), n_steps=6, batch_size=24, n_epochs=1, learning_rate=1e-3, seed=0)
     before = agent.policy.language_model.model.model.multi_modal_projector.linear_1.weight.detach().clone()
     agent.learn(48)
+    assert agent.rollout_buffer.rewards.std() > 0.01, "rewards, and not their rounding, are learned from"
     after = agent.policy.language_model.model.model.multi_modal_projector.linear_1.weight
     assert not torch.equal(before, after)
     assert shapes and all(shape == (shape[0], shape[0], 1, 3, 48, 48) for shape in shapes)

@@ -15,7 +15,7 @@ import agents
 from agents.training.sft import fine_tune
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.models.vision import load_processor
-from tests.agents.test_pictures import check_that_a_bundle_goes_on
+from tests.agents.test_pictures import check_that_a_bundle_goes_on, variety
 
 COLORS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250), "black": (0, 0, 0)}
 MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -31,10 +31,6 @@ def picture(color: tuple[int, int, int], size: tuple[int, int] = (48, 32)) -> Im
 def rows(n: int = 8) -> list[dict[str, Any]]:
     names = [*COLORS] * n
     return [{"prompt": "which color?", "label": name, "image": picture(COLORS[name])} for name in names[:n]]
-
-
-def right(completions: list[str], label: list[str], **columns: Any) -> list[float]:
-    return [float(name in text) for text, name in zip(completions, label, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +75,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def make_env(model: str, n_envs: int = 4, **kwargs: Any) -> Any:
-    given = {"model": model, "data": rows(), "reward_fn": right, **OPTIONS, **kwargs}
+    given = {"model": model, "data": rows(), "reward_fn": variety, **OPTIONS, **kwargs}
     return agents.make_vec_env("rlhf/Prompts-v0", n_envs, seed=0, **given)
 
 
@@ -124,6 +120,7 @@ def test_an_update_starts_at_a_ratio_of_1_and_moves_the_model(model: str, train:
     agent = make_agent(model, **kwargs)
     before = {name: p.detach().clone() for name, p in agent.policy.named_parameters() if p.requires_grad}
     agent.learn(24)
+    assert agent.rollout_buffer.rewards.std() > 0.01, "rewards, and not their rounding, are learned from"
     moved = [name for name, p in agent.policy.named_parameters() if name in before and not torch.equal(p, before[name])]
     assert any(".visual." in name for name in moved) == (train == "full") and any("layers." in name for name in moved)
 
