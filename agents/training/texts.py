@@ -62,16 +62,23 @@ def read_texts(source: str, columns: Mapping[str, str] | None = None) -> Texts:
 
     Raises:
         FileNotFoundError: `source` is neither a corpus nor a path.
-        ValueError: there is no text in it, or a single passage, or a file is not UTF-8, or rows lack the column `text`.
+        ValueError: there is no text in it, or a single passage, or a file is not UTF-8, or rows lack the column `text`,
+            or `columns` are given for something else than rows.
     """
+    path = Path(source)
+    of_rows = source not in CORPORA and path.name.removesuffix(".gz").endswith(ROW_FILES)
+    if columns and (path.is_dir() or not of_rows):
+        raise ValueError(
+            f"columns={dict(columns)!r} are of files of rows ({', '.join(ROW_FILES)}), and {source!r} is none: leave "
+            "them out"
+        )
     if source in CORPORA:
         documents = load_corpus(source)
         parts = {split: [d.text for d in documents if d.split == split] for split in ("train", "validation", "test")}
         return Texts(parts["train"], parts["validation"], {"of the test split": parts["test"]})
-    path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{source!r} is neither a file, a folder nor a corpus ({', '.join(sorted(CORPORA))})")
-    if path.is_file() and path.name.removesuffix(".gz").endswith(ROW_FILES):
+    if path.is_file() and of_rows:
         return _read_rows(source, columns)
     paths = sorted(path.glob("**/*.txt")) if path.is_dir() else [path]
     texts = [" ".join(part.split()) for p in paths for part in re.split(r"\n\s*\n", _read(p))]
