@@ -6,7 +6,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlhf_envs.datasets.messages import Messages, Prompt, as_messages, as_text, opening, role_lines
 from rlhf_envs.datasets.templates import ROLES, after_turn, as_words, check_keeps_turns, read_template
@@ -21,6 +21,18 @@ __all__ = ["CHAT_OPTIONS", "ChatFormat", "choose_template"]
 
 CHAT_OPTIONS = ("system_prompt", "chat", "chat_template", "chat_template_kwargs")  # the environment's arguments
 MESSAGE_KEYS = {"role", "content", "from", "value", "weight"}  # the last is for `rlhf sft` alone
+
+
+class Templated(Protocol):
+    """Bring a chat template: what a task has, and the tasks of a mixture."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """Return the chat template of models that have none."""
+
+    @property
+    def subtasks(self) -> Mapping[str, Templated]:
+        """Return the tasks of a mixture by name."""
 
 
 class ChatFormat:
@@ -193,9 +205,21 @@ class ChatFormat:
             )
 
 
-def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, default: str | None) -> str | None:
-    """Return the chat template that is `given`, else a task's `default` if the tokenizer has none of its own."""
-    return default if given is None and not tokenizer.chat_template else given
+def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, task: Templated) -> str | None:
+    """Return the chat template that is `given`, else the task's if the tokenizer has none of its own.
+
+    A mixture has none where its tasks have different ones; that is logged.
+    """
+    if given is not None or tokenizer.chat_template:
+        return given
+    own = {name: one.chat_template for name, one in task.subtasks.items() if one.chat_template is not None}
+    if task.chat_template is None and own:
+        logger.warning(
+            "the tasks %s of the mixture have different chat templates, so it takes none of them: give it a "
+            "chat_template for all, or take a model that has one",
+            " and ".join(map(repr, own)),
+        )
+    return task.chat_template
 
 
 def _training_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:

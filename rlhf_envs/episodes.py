@@ -132,7 +132,7 @@ class EpisodeBatch(Contexts):
         self.max_new_tokens = check_count("max_new_tokens", max_new_tokens, self.task.max_new_tokens)
         self.max_turns = choose_max_turns(self.task, max_turns, reply_timeout)
         tokenizer = self.task.tokenizer(self.model_name)
-        template = choose_template(tokenizer, chat_template, self.task.chat_template)
+        template = choose_template(tokenizer, chat_template, self.task)
         self.chat = ChatFormat(tokenizer, system_prompt, chat, template, chat_template_kwargs)
         self.tokenizer = self.chat.tokenizer
         self.vocab_size = len(self.tokenizer)

@@ -75,7 +75,7 @@ class Pictures:
 
     @property
     def _keeps_size(self) -> bool:
-        """Whether a larger picture gets more tokens, as Qwen2-VL's processor does."""
+        """Return whether a larger picture gets more tokens, as with Qwen2-VL's processor."""
         return "image_grid_thw" in getattr(self._processor.image_processor, "model_input_names", ())
 
     def _find_tokens(self, picture: Image) -> tuple[int, list[int]]:
@@ -125,10 +125,8 @@ class Pictures:
         processor = self._processor.image_processor
         patch, merge, frames = processor.patch_size, processor.merge_size, processor.temporal_patch_size
         _, rows, columns = (int(n) for n in grid)
-        parts = patches.reshape(rows // merge, columns // merge, merge, merge, -1, frames, patch, patch)[
-            :, :, :, :, :, 0
-        ]
-        return parts.transpose(4, 0, 2, 5, 1, 3, 6).reshape(1, -1, rows * patch, columns * patch)
+        parts = patches.reshape(rows // merge, columns // merge, merge, merge, -1, frames, patch, patch)
+        return parts[:, :, :, :, :, 0].transpose(4, 0, 2, 5, 1, 3, 6).reshape(1, -1, rows * patch, columns * patch)
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return the pixels of a row of the data, float32 in the shape of `space`. Do not change them.

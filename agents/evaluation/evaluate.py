@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlhf_envs.datasets import asked_key
 from rlhf_envs.dialogs import ENDED
+from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.rendering import html_table
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.rewards.state import frozen_rewards
@@ -21,7 +21,7 @@ from rlhf_envs.words import split_words
 from ..core.text_metrics import check_metric_names, distinct_bigrams
 from .corpus import corpus_estimate, corpus_metrics
 from .generate import Completion, generate, generate_in, held_out_indices
-from .prompt_counts import count_different, count_prompts, describe_prompts, warn_of_few
+from .prompt_counts import count_different, count_prompts, count_trained, describe_prompts
 from .reference import find_reference, is_reference, measure_against
 from .source import Source
 from .statistics import Estimate, bootstrap_mean, bootstrap_perplexity, jackknife_distinct_bigrams
@@ -229,25 +229,8 @@ def evaluate(
     scorers = find_judges(batch.task, judges)
     trained_on = source.training_prompts(batch)
     drawn = 1 if deterministic else source.best_of
-    kl = nll = None
-    with source.acting(batch) as policy:
-        reference_name, reference_logits = find_reference(source, policy, batch, reference)
-        indices = held_out_indices(batch, n_episodes)
-        untrained = reference_logits == policy.reference_logits and is_reference(policy)
-        completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of, with_model=untrained)
-        if untrained:  # decoding has found what a pass of the reference would find
-            found = [c.model_log_probs for c in completions if c.model_log_probs is not None]
-            kl, nll = np.zeros(n_episodes), np.array([-log_probs.sum(dtype=float) for log_probs in found])
-        elif reference_logits is not None:
-            kl, nll = measure_against(reference_logits, policy, completions)
-    keys = [asked_key(c.row) for c in completions]
-    trained = sum(key in trained_on for key in keys)
-    if trained < len(keys):
-        of_task: dict[str | None, list[str]] = {}
-        for key, done in zip(keys, completions, strict=True):
-            of_task.setdefault(done.row["task"] if batch.task.subtasks else None, []).append(key)
-        for task, own in of_task.items():
-            warn_of_few(len({*own}), len(own), split, task)
+    completions, reference_name, kl, nll = _complete(source, batch, reference, n_episodes, seed, deterministic)
+    trained = count_trained([c.row for c in completions], trained_on, split, mixed=bool(batch.task.subtasks))
     texts = [c.completion for c in completions]
     judged, judge_parts = _judge_with_parts(scorers, completions)
     rewards, metrics = np.array([c.reward for c in completions]), _task_metrics(completions)
@@ -277,6 +260,33 @@ def evaluate(
         trained=trained,
         corpus=corpus_metrics(batch.task, completions, seed),
     )
+
+
+class _Completed(NamedTuple):
+    """Hold completions, and what the reference says of them."""
+
+    completions: list[Completion]
+    reference: str | None
+    kl: np.ndarray | None  # (n,) before what choosing the best of several adds
+    nll: np.ndarray | None  # (n,)
+
+
+def _complete(
+    source: Source, batch: EpisodeBatch, reference: Any, n_episodes: int, seed: int, deterministic: bool
+) -> _Completed:
+    """Let the source complete the held-out prompts, and measure its completions against the reference."""
+    kl = nll = None
+    with source.acting(batch) as policy:
+        name, reference_logits = find_reference(source, policy, batch, reference)
+        indices = held_out_indices(batch, n_episodes)
+        untrained = reference_logits == policy.reference_logits and is_reference(policy)
+        completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of, with_model=untrained)
+        if untrained:  # decoding has found what a pass of the reference would find
+            found = [c.model_log_probs for c in completions if c.model_log_probs is not None]
+            kl, nll = np.zeros(n_episodes), np.array([-log_probs.sum(dtype=float) for log_probs in found])
+        elif reference_logits is not None:
+            kl, nll = measure_against(reference_logits, policy, completions)
+    return _Completed(completions, name, kl, nll)
 
 
 def _task_metrics(completions: list[Completion]) -> dict[str, np.ndarray]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from rlhf_envs.datasets import asked_key
 from rlhf_envs.datasets.splits import log_once
 
-__all__ = ["FEW", "count_different", "count_prompts", "describe_few", "describe_prompts", "warn_of_few"]
+__all__ = [
+    "FEW",
+    "count_different",
+    "count_prompts",
+    "count_trained",
+    "describe_few",
+    "describe_prompts",
+    "warn_of_few",
+]
 
 FEW = 10  # different prompts that means and intervals need at least
 
@@ -51,3 +59,23 @@ def warn_of_few(different: int, n: int, split: str, task: str | None = None) -> 
     """
     if different < min(n, FEW):
         log_once(logging.WARNING, describe_few(different, repr(split) + (f" of task {task!r}" if task else "")))
+
+
+def count_trained(rows: Sequence[Mapping[str, Any]], trained_on: Container[str], split: str, mixed: bool) -> int:
+    """Return how many rows have training prompts; if some have none, warn of few different prompts.
+
+    Args:
+        rows: what was completed.
+        trained_on: the training prompts, each as an `asked_key`.
+        split: the rows' split, for the warning.
+        mixed: whether they are of a mixture, whose tasks are warned of one by one.
+    """
+    keys = [asked_key(row) for row in rows]
+    trained = sum(key in trained_on for key in keys)
+    if trained < len(keys):
+        of_task: dict[str | None, list[str]] = {}
+        for key, row in zip(keys, rows, strict=True):
+            of_task.setdefault(row["task"] if mixed else None, []).append(key)
+        for task, own in of_task.items():
+            warn_of_few(len({*own}), len(own), split, task)
+    return trained

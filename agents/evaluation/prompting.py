@@ -159,7 +159,7 @@ def _longest(
     Where the prompt `grows`, it is the next power of two, and at least 256.
     """
     given, tokenizer = {name: options[name] for name in CHAT_OPTIONS if name in options}, task.tokenizer(model)
-    given["chat_template"] = choose_template(tokenizer, given.get("chat_template"), task.chat_template)
+    given["chat_template"] = choose_template(tokenizer, given.get("chat_template"), task)
     chat = ChatFormat(tokenizer, **given)
     longest = max(1, *map(len, encode_prompts(chat, chat.read(rows, task.name), task.name)))
     longest = max(256, 1 << (longest - 1).bit_length()) if grows else longest

@@ -105,7 +105,8 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray], at: str = "", given: An
         given: entries that replace or extend a dict's own.
 
     Raises:
-        ValueError: the value could not be written, or the file names something that it must not.
+        ValueError: the value could not be written: it has to be passed.
+        LookupError: the file names something that no bundle of ours holds.
     """
     if isinstance(value, list):
         return [decode(item, arrays, f"{at}/{i}") for i, item in enumerate(value)]
@@ -143,4 +144,4 @@ def _decode_tagged(value: dict[str, Any], arrays: Mapping[str, np.ndarray], at: 
         return cls(*(decode(item, arrays, at) for item in value["args"]))
     if kind == "class" and value["name"] in NAMED_CLASSES:
         return NAMED_CLASSES[value["name"]]
-    raise ValueError(f"{at or 'a value'} is {value}, which no bundle of ours holds: the file is damaged or forged")
+    raise LookupError(f"{at or 'a value'} is {value}, which no bundle of ours holds")

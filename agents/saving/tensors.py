@@ -113,10 +113,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path, rest: Mapping[s
         BundleError: it is the state of another optimizer.
     """
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**load_file(path), **rest["values"]}.items():
-        index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = value
     try:
+        for key, value in {**load_file(path), **rest["values"]}.items():
+            index, _, name = key.partition("/")
+            state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
     except (ValueError, KeyError) as error:
         raise BundleError(f"{path} is the state of another optimizer: {error}") from error

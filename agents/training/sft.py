@@ -28,6 +28,7 @@ from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_tokenizer, model_positions
 from rlhf_envs.models.vision import is_vision_model, save_processor
 from rlhf_envs.pictures import Pictures, find_pictures
+from rlhf_envs.tasks import Task
 from rlhf_envs.tasks.lookup import demonstrations, find_task
 from rlhf_envs.tokens import end_ids
 
@@ -134,19 +135,17 @@ def fine_tune(
         ValueError: another process is at work in `output`; or the data has a wrong row, or nothing of it fits. The
             message has the row and the fix.
     """
-    source, task = str(data) if isinstance(data, str | Path) else "the data", None
-    if isinstance(data, str) and (task := find_task(data, **(env_kwargs or {}))) is not None:
-        data = demonstrations(task)
-    elif env_kwargs:
-        raise ValueError(f"env_kwargs={dict(env_kwargs)!r} are of an environment, and {source} is none: leave them out")
+    source = str(data) if isinstance(data, str | Path) else "the data"
+    task = _find_task(data, source, env_kwargs or {})
     model = model or (task and task.default_model) or "tiny"
     checkpoint = find_checkpoint(Path(output), resume)
     check_flags(checkpoint, lora, merge)
     if task is not None:
-        chat_template = choose_template(load_tokenizer(model), chat_template, task.chat_template)
+        chat_template = choose_template(load_tokenizer(model), chat_template, task)
     form = ChatFormat(load_tokenizer(model), system_prompt, chat, chat_template, chat_template_kwargs)
     max_length = _row_length(model, max_length)
-    rows, places = number_rows(load_rows(data, required=(), columns=columns), source)
+    given = data if task is None else demonstrations(task)
+    rows, places = number_rows(load_rows(given, required=(), columns=columns), source)
     _check_conversations(form, rows, source)
 
     def encode(part: list[dict[str, Any]]) -> tuple[_Part, Counter[str]]:
@@ -161,8 +160,7 @@ def fine_tune(
     sets = _lay_out(parts, model, network, max_length, form.tokenizer.pad_token_id or 0, packing)
     steps = max(round(epochs * len(sets["train"]) / batch_size), 1)
     logger.info("%d examples in %d rows, %d steps", len(parts["train"].examples), len(sets["train"]), steps)
-    save_processor(model, output)  # before the tokenizer: it brings the template that the model had
-    (form.tokenizer if form.has_own_template else load_tokenizer(model)).save_pretrained(output)
+    _save_reader(form, model, output)
     config = network.config.get_text_config()
     use_cache, config.use_cache = config.use_cache, False  # with a cache, packing is not seen
     trainer = make_trainer(
@@ -188,6 +186,20 @@ def fine_tune(
     settings = {"model": model, "data": source, "max_length": max_length, "lora": lora, **form.options}
     replace_json(Path(output) / "sft.json", {**settings, **metrics, MADE: provenance()})
     return metrics
+
+
+def _find_task(data: Data, source: str, env_kwargs: Mapping[str, Any]) -> Task | None:
+    """Return the task whose demonstrations are learned; None if the data is no environment's id."""
+    task = find_task(data, **env_kwargs) if isinstance(data, str) else None
+    if task is None and env_kwargs:
+        raise ValueError(f"env_kwargs={dict(env_kwargs)!r} are of an environment, and {source} is none: leave them out")
+    return task
+
+
+def _save_reader(form: ChatFormat, model: str, output: str | Path) -> None:
+    """Save the model's processor, if it reads pictures, and its tokenizer, with the template that was learned."""
+    save_processor(model, output)  # before the tokenizer: it brings the template that the model had
+    (form.tokenizer if form.has_own_template else load_tokenizer(model)).save_pretrained(output)
 
 
 def _row_length(model: str, given: int | None) -> int:

@@ -62,16 +62,23 @@ def read_texts(source: str, columns: Mapping[str, str] | None = None) -> Texts:
 
     Raises:
         FileNotFoundError: `source` is neither a corpus nor a path.
-        ValueError: there is no text in it, or a single passage, or a file is not UTF-8, or rows lack the column `text`.
+        ValueError: there is no text in it, or a single passage, or a file is not UTF-8, or rows lack the column `text`,
+            or `columns` are given for something else than rows.
     """
+    path = Path(source)
+    of_rows = source not in CORPORA and path.name.removesuffix(".gz").endswith(ROW_FILES)
+    if columns and (path.is_dir() or not of_rows):
+        raise ValueError(
+            f"columns={dict(columns)!r} are of files of rows ({', '.join(ROW_FILES)}), and {source!r} is none: leave "
+            "them out"
+        )
     if source in CORPORA:
         documents = load_corpus(source)
         parts = {split: [d.text for d in documents if d.split == split] for split in ("train", "validation", "test")}
         return Texts(parts["train"], parts["validation"], {"of the test split": parts["test"]})
-    path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{source!r} is neither a file, a folder nor a corpus ({', '.join(sorted(CORPORA))})")
-    if path.is_file() and path.name.removesuffix(".gz").endswith(ROW_FILES):
+    if path.is_file() and of_rows:
         return _read_rows(source, columns)
     paths = sorted(path.glob("**/*.txt")) if path.is_dir() else [path]
     texts = [" ".join(part.split()) for p in paths for part in re.split(r"\n\s*\n", _read(p))]
@@ -91,8 +98,10 @@ def _read(path: Path) -> str:
 def _read_rows(source: str, columns: Mapping[str, str] | None) -> Texts:
     """Read the texts of a file of rows, by its column `split` if it has one."""
     rows = load_rows(source, required=("text",), columns=columns)
-    if wrong := next((row["text"] for row in rows if not isinstance(row["text"], str)), None):
-        raise ValueError(f"{source}: the column 'text' has {str(wrong)[:60]!r}: give it one text per row")
+    for i, row in enumerate(rows):
+        if not isinstance(row["text"], str):
+            shown = repr(row["text"])[:60]
+            raise ValueError(f"{source}: row {i}: the column 'text' has {shown}: give it one text per row")
     if "split" not in rows[0]:
         return Texts(*_hold_out([_clean(row) for row in rows], source), {})
     train = take_split(rows, "train", source, column="text")

@@ -36,11 +36,28 @@ def right(completions: list[str], label: list[str], **columns: Any) -> list[floa
     return [float(name in text) for text, name in zip(completions, label, strict=True)]
 
 
+def variety(completions: list[str], **columns: Any) -> list[float]:
+    """Score how many different letters a completion has: a reward that differs from one to the next."""
+    return [len({*text}) / 10 for text in completions]
+
+
 def make_env(n_envs: int = 4, **kwargs: Any) -> Any:
     data = [{name: value for name, value in row.items() if name != "completion"} for row in rows()]
     options = {"data": data, "validation_share": 0, "test_share": 0, "max_prompt_tokens": 48, "max_new_tokens": 3}
-    given = {"model": "tiny-vision", "reward_fn": right, **options, **kwargs}
+    given = {"model": "tiny-vision", "reward_fn": variety, **options, **kwargs}
     return agents.make_vec_env("rlhf/Prompts-v0", n_envs, seed=0, **given)
+
+
+def check_that_a_bundle_goes_on(agent: Any, env: Any, folder: Path) -> None:
+    """Assert that an agent and its bundle, with an environment like its own, are alike after 24 more steps."""
+    agents.save(agent, folder)
+    before = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    agent.learn(24, reset_num_timesteps=False)
+    again = agents.load(folder, env=env).learn(24, reset_num_timesteps=False)  # loading sets torch's random state
+    states = [one.policy.state_dict() for one in (agent, again)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert any(not torch.equal(value, before[name]) for name, value in states[0].items())
 
 
 @pytest.mark.parametrize("name", ["ppo", "rloo"])
@@ -57,6 +74,7 @@ def test_agents_learn_and_keep_one_picture_per_episode(name: str, monkeypatch: p
     agent = agents.make(name, make_env(), n_steps=6, batch_size=24, n_epochs=1, learning_rate=1e-3, seed=0)
     before = agent.policy.language_model.model.model.multi_modal_projector.linear_1.weight.detach().clone()
     agent.learn(48)
+    assert agent.rollout_buffer.rewards.std() > 0.01, "rewards, and not their rounding, are learned from"
     after = agent.policy.language_model.model.model.multi_modal_projector.linear_1.weight
     assert not torch.equal(before, after)
     assert shapes and all(shape == (shape[0], shape[0], 1, 3, 48, 48) for shape in shapes)
@@ -71,11 +89,7 @@ def test_the_first_update_starts_at_a_ratio_of_1() -> None:
 def test_a_bundle_goes_on_with_its_pictures(tmp_path: Path) -> None:
     agent = agents.make("ppo", make_env(), n_steps=6, batch_size=24, n_epochs=1, seed=0)
     agent.learn(24)
-    agents.save(agent, tmp_path / "bundle")
-    agent.learn(24, reset_num_timesteps=False)
-    again = agents.load(tmp_path / "bundle", env=make_env()).learn(24, reset_num_timesteps=False)
-    states = [one.policy.state_dict() for one in (agent, again)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    check_that_a_bundle_goes_on(agent, make_env(), tmp_path / "bundle")
 
 
 def test_a_saved_model_is_a_plain_one_with_its_processor(tmp_path: Path) -> None:
@@ -136,11 +150,7 @@ def test_adapters_of_a_vision_language_model_are_saved_loaded_and_trained_on(tmp
         "ppo", make_env(), n_steps=6, batch_size=24, n_epochs=1, seed=0, policy_kwargs={"train": "lora"}
     )
     agent.learn(24)
-    agents.save(agent, tmp_path / "bundle")
-    agent.learn(24, reset_num_timesteps=False)
-    again = agents.load(tmp_path / "bundle", env=make_env()).learn(24, reset_num_timesteps=False)
-    states = [one.policy.state_dict() for one in (agent, again)]
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    check_that_a_bundle_goes_on(agent, make_env(), tmp_path / "bundle")
     agent.policy.save_pretrained(tmp_path / "adapters")
     agent.policy.save_pretrained(tmp_path / "merged", merge=True)
     found = agents.evaluate(agent, agent.get_env(), 4)

@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Llama4Config,
+    Llama4ForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_config, load_with_adapters, model_ends
 from rlhf_envs.models.adapters import (
@@ -248,3 +254,19 @@ def test_only_a_folder_of_adapters_is_one(folder, tmp_path):
     assert not is_adapter_folder("tiny")
     shutil.rmtree(folder)
     assert not is_adapter_folder(folder)
+
+
+@pytest.mark.parametrize("lora", [None, {"exclude_modules": ["q_proj"]}])
+def test_routers_of_experts_have_no_adapters_in_a_model_of_pictures_either(lora):
+    """Llama 4's is a linear layer that returns two tensors, which an adapter cannot add to."""
+    sizes = dict(hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    text = dict(vocab_size=64, intermediate_size=32, intermediate_size_mlp=32, num_key_value_heads=2, head_dim=16)
+    text |= dict(num_local_experts=2, bos_token_id=1, eos_token_id=2)
+    pixels = dict(intermediate_size=128, image_size=16, patch_size=8, vision_output_dim=32)
+    pixels |= dict(projector_input_dim=32, projector_output_dim=32)
+    model = Llama4ForConditionalGeneration(Llama4Config(text_config=sizes | text, vision_config=sizes | pixels))
+    add_adapters(model, lora)
+    found = {name.rpartition(".")[2] for name in adapter_layers(model) if "language_model" in name}
+    assert {"k_proj", "v_proj", "o_proj"} <= found and "router" not in found
+    assert ("q_proj" in found) == (lora is None)
+    assert model(input_ids=torch.tensor([[3, 4, 8]])).logits.isfinite().all()

@@ -12,6 +12,8 @@ from rlhf_envs.chat_format import ChatFormat, choose_template
 from rlhf_envs.control_tokens import control_tokens
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.models.smollm2 import cache_folder
+from rlhf_envs.tasks.customer_service.task import CustomerService
+from rlhf_envs.tasks.prompts import Prompts
 from rlhf_envs.tokens import encode_after, end_ids
 from tests.rlhf_envs.chat_families import FAMILIES, family_tokenizer
 from tests.rlhf_envs.small_models import byte_level, llama_style
@@ -275,7 +277,8 @@ def test_templates_that_keep_earlier_turns_are_taken_for_dialogs(name: str) -> N
 
 def test_a_tasks_template_is_for_tokenizers_that_have_none():
     with_own, without = family_tokenizer("chatml"), byte_level()
-    assert choose_template(without, None, "roles") == "roles"
-    assert choose_template(without, "given", "roles") == "given"
-    assert choose_template(with_own, None, "roles") is None
-    assert choose_template(without, None, None) is None
+    task = CustomerService()
+    assert choose_template(without, None, task) == "roles"
+    assert choose_template(without, "given", task) == "given"
+    assert choose_template(with_own, None, task) is None
+    assert choose_template(without, None, Prompts()) is None

@@ -20,12 +20,13 @@ from rlhf_envs.rewards import Constrained, RewardError, ScoreError, evaluate_rew
 from rlhf_envs.task_weights import FLOOR, WINDOW, TaskWeights
 from rlhf_envs.tasks import WordTask
 from rlhf_envs.tasks.mixture import Mixture
+from rlhf_envs.tasks.prompts import Prompts
 from rlhf_envs.testing import check_text_env
 from rlhf_envs.text_env import TextGenerationEnv
 
 WORDS = ("a", "b", "c", "d")
 EOS = 1
-TALK, COUNT, SHORT = "test/Talk-v0", "test/Count-v0", "test/Short-v0"
+TALK, COUNT, SHORT, LINES = (f"test/{name}-v0" for name in ("Talk", "Count", "Short", "Lines"))
 
 
 class Talk(WordTask):
@@ -74,9 +75,16 @@ class Short(WordTask):
     default_reward = "distinct-ngrams"
 
 
+class Lines(Prompts):
+    """Talk in a form of its own where the model has none."""
+
+    name = "lines"
+    chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+
+
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
-    tasks = {TALK: Talk, COUNT: Count, SHORT: Short}
+    tasks = {TALK: Talk, COUNT: Count, SHORT: Short, LINES: Lines}
     for env_id, task in tasks.items():
         gym.register(env_id, entry_point="rlhf_envs.text_env:TextGenerationEnv", kwargs={"task": task})
     yield
@@ -409,3 +417,17 @@ def test_tasks_of_conversations_bring_their_chat_template() -> None:
         texts.append(str(load_tokenizer("tiny").decode(row["input_ids"][row["attention_mask"] == 1])))
     assert texts[0] == texts[1]
     assert texts[0].endswith("assistant:")
+
+
+def test_tasks_with_different_chat_templates_bring_none_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A template for the whole mixture is taken, and then nothing is said."""
+    mixture = Mixture(["rlhf/CustomerService-v0", "rlhf/Dialogue-v0", "rlhf/Sentiment-v0"])
+    EpisodeBatch(1, mixture, model="tiny")
+    assert "chat template" not in caplog.text, "both have role lines"
+    mixture = Mixture(["rlhf/CustomerService-v0", {"id": LINES, "data": [{"prompt": "hello"}], "reward": "repetition"}])
+    EpisodeBatch(1, mixture, model="tiny", chat_template="roles")
+    assert "chat template" not in caplog.text
+    with pytest.raises(ValueError, match=r"row \d+: a prompt of messages needs a chat template.*give chat_template"):
+        EpisodeBatch(1, mixture, model="tiny")
+    assert "the tasks 'customer-service' and 'lines' of the mixture have different chat templates" in caplog.text
+    assert "give it a chat_template for all" in caplog.text

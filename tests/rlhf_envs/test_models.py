@@ -22,7 +22,7 @@ from rlhf_envs.models import EMBEDDED, has_place, load_causal_lm, load_config, l
 from rlhf_envs.models import minilm as minilm_module
 from rlhf_envs.models import smollm2 as smollm2_module
 from rlhf_envs.models.export import save_float16
-from rlhf_envs.models.kinds import check_text_decoder, loaded_config
+from rlhf_envs.models.kinds import check_text_decoder, is_encoder, loaded_config
 from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.reward_model import RewardModel
 
@@ -276,3 +276,20 @@ def test_a_path_is_a_name() -> None:
     texts = ["the film"], [" is a masterpiece."]
     scores = [list(scorer(*texts)) for scorer in (RewardModel(reward), get_reward(reward), get_reward("tiny-reward"))]
     assert scores[0] == scores[1] == scores[2]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (transformers.BertConfig(), True),
+        (transformers.BertConfig(architectures=["BertForPreTraining"]), True),
+        (transformers.DistilBertConfig(), True),
+        (transformers.BertConfig(is_decoder=True), False),
+        (transformers.BertConfig(architectures=["BertLMHeadModel"]), False),
+        (transformers.XLMConfig(), False),  # one class for both objectives
+        (transformers.BartConfig(architectures=["BartForConditionalGeneration"]), False),
+        (transformers.GPT2Config(), False),
+    ],
+)
+def test_an_encoder_reads_in_both_directions_and_writes_nothing(config, expected):
+    assert is_encoder(config) == expected

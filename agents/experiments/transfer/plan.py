@@ -281,7 +281,7 @@ def check_prompts(config: TransferConfig, column: Column) -> None:
     task = task_in(column.env, column.kwargs)
     rows = environment_rows(**{**column.kwargs, "split": config.test_split, "task": task})
     if "data" in column.kwargs and config.test_split != "train":
-        warn_of_few(count_different(row["prompt"] for row in rows), config.test_episodes, config.test_split)
+        warn_of_few(count_different(rows), config.test_episodes, config.test_split)
 
 
 def _agents(

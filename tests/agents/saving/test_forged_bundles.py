@@ -7,13 +7,13 @@ import json
 import shutil
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import agents
 from agents.saving.folders import read_config
@@ -67,10 +67,17 @@ def change(content: Any, at: tuple[Any, ...], value: Any, delete: bool) -> None:
 
 
 def open_forged(folder: Path) -> None:
-    """Load an agent and a policy: it works, or the error is the documented one."""
+    """Load an agent and a policy: it works, or the error is the documented one.
+
+    A ValueError that is no BundleError says what has to be passed, or which state does not fit the environment.
+    """
     for load in (agents.load, load_policy):
-        with suppress(ValueError):  # a BundleError, or the message that something has to be passed
+        found: ValueError | None = None
+        try:
             load(folder)
+        except ValueError as error:
+            found = error
+        assert not isinstance(found, BundleError) or f"{folder}/" in str(found)
 
 
 @pytest.mark.slow
@@ -103,6 +110,26 @@ def test_a_changed_header_of_tensors_gives_the_documented_error(
     file.write_bytes(struct.pack("<Q", data.draw(st.sampled_from([len(new), 2**62, 3]))) + new + content[8 + length :])
     sign(folder)
     open_forged(folder)
+
+
+@pytest.mark.parametrize("at", [("attributes", "gamma"), ("buffer_state",), ("generators", "torch")])
+def test_a_value_that_is_never_written_is_named_with_its_file(at: tuple[str, ...], saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "forged"))
+    described = json.loads((folder / "agent.json").read_text())
+    change(described["values"], at, {"$": "x"}, False)
+    (folder / "agent.json").write_text(json.dumps(described))
+    sign(folder)
+    with pytest.raises(BundleError, match=rf"agent\.json does not describe.*{at[-1]} is .*no bundle of ours"):
+        agents.load(folder)
+
+
+def test_a_strange_name_in_the_optimizers_state_is_named_with_its_file(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "forged"))
+    state = load_file(folder / "optimizer.safetensors")
+    save_file({f"x{name}": value for name, value in state.items()}, folder / "optimizer.safetensors")
+    sign(folder)
+    with pytest.raises(BundleError, match=r"optimizer\.safetensors is the state of another optimizer"):
+        agents.load(folder)
 
 
 @pytest.mark.parametrize("name", ["agent.json", "manifest.json"])

