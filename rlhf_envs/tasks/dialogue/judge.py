@@ -1,7 +1,7 @@
 """Judge chats without the reward model: "dialogue-judge", which agents never train against.
 
 It is linear in features of a turn and of what was said before it, their squares and their products, and was fitted to
-chats of other people than the reward model (`scripts/models/dialogue_judge.py`). NumPy alone scores it.
+chats of other people than the reward model (`scripts/models/dialogue/judge.py`). NumPy alone scores it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It is linear in hashed features (Weinberger et al., 2009, https://arxiv.org/abs/0902.2206) of a turn and of what was
 said before it: words, pairs and triples of words, and pairs of a word that was said and one of the answer.
-`scripts/models/dialogue_reward.py` fits it to chats of the training split. NumPy alone scores it.
+`scripts/models/dialogue/reward.py` fits it to chats of the training split. NumPy alone scores it.
 """
 
 from __future__ import annotations
