@@ -96,6 +96,7 @@ def test_chats_lose_what_tells_who_wrote_them() -> None:
     from scripts.datasets import chitchat
 
     shared = ["i like it here", "we met in Boston today", "so do i and megan too", "it is the best i ever saw"]
+    handles = [f"then i saw {'Quillo' if i < 5 else 'quillo'} too" for i in range(chitchat.PEOPLE)]
     secret = ["my password is swordfish", "i like it here, see me at 5", "i like it from here", "look at http://a.b"]
     chats = [
         chitchat.Chat(
@@ -103,10 +104,12 @@ def test_chats_lose_what_tells_who_wrote_them() -> None:
         )
         for i in range(chitchat.PEOPLE)
     ]
+    chats += [chat._replace(turns=[(f"a{i}", handles[i])]) for i, chat in enumerate(chats)]
+    secret.append("say hi to quillo from me")  # 5 of 16 places are capitalised
     chats.append(chitchat.Chat("x", frozenset("xy"), [("xy"[i % 2], text) for i, text in enumerate(secret)], None))
     words = chitchat.common_words(chats, {"megan"})
     assert {"like", "here", "best"} <= words
-    assert not words & {"boston", "megan", "swordfish"}
+    assert not words & {"boston", "megan", "quillo", "swordfish"}
     kept = chitchat.clean([*shared, *secret], words)
     assert [text for text, good in kept.items() if good] == ["i like it here", "it is the best i ever saw"]
 
