@@ -209,6 +209,8 @@ def test_the_rating_is_that_of_all_turns_of_the_agent_and_none_of_the_partners()
     assert found == pytest.approx(load_model().rating(turns) * human)
     assert 0 < found < 1
     assert rate(prompts=[prompt], completions=[[*chat[:2], chat[0]]]) == [0]  # said already
+    ends = [[chat[0], {"role": "user", "content": text}] for text in ("?!", said[0], "yeah, me too")]
+    assert {*rate(prompts=[prompt] * 3, completions=ends)} == {*rate(prompts=[prompt], completions=[chat[:1]])}
 
 
 def test_features_are_hashed_once_and_have_one_norm() -> None:
