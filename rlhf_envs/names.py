@@ -21,7 +21,6 @@ __all__ = [
     "import_attribute",
     "import_module",
     "is_address",
-    "is_address",
     "is_imported",
     "list_environments",
     "nearest",
