@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from rlhf_envs.rewards.ngrams import NgramModel
-from rlhf_envs.tasks.dialogue.judge import FOLDER, DialogueJudge, expand, turn_features
+from rlhf_envs.tasks.dialogue.judge import FOLDER, DialogueJudge, expand_features, turn_features
 from scripts.datasets.chitchat import WORD, chats_of_splits, common_words, read_chats, read_names
 from scripts.models.dialogue.held_out import print_held_out
 from scripts.models.dialogue.pairs import MAX_WORDS, make_pairs, rated_pieces, turns_of
@@ -50,7 +50,7 @@ def main() -> None:
     real = turn_features(language, [(turn.before, turn.said) for turn in learned])
     other = turn_features(language, [(turn.before, text) for turn, text in pairs])
     mean, scale = other.mean(0), other.std(0) + 1e-6
-    inputs = np.concatenate([expand((real - mean) / scale), expand((other - mean) / scale)])
+    inputs = np.concatenate([expand_features((real - mean) / scale), expand_features((other - mean) / scale)])
     labels = np.repeat([1, 0], [len(real), len(other)])
     model = LogisticRegression(C=0.01, max_iter=400, class_weight="balanced").fit(inputs, labels)
     arrays = {"mean": mean, "scale": scale, "coef": model.coef_[0], "intercept": model.intercept_[0]}
