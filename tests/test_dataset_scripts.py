@@ -159,6 +159,20 @@ def hotel(i: int) -> str:
     return "酒店" + "".join(chr(0x4E00 + (i * 131 + k * k * 17 + k * i) % 5000) for k in range(12))
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("前台一位名叫李晓明的工作人员态度恶劣", "前台一位名叫某某某的工作人员态度恶劣"),
+        ("点评： 王小丽小姐的服务非常好", "点评： 某某某小姐的服务非常好"),
+        ("非常感谢工号12345的客服", "非常感谢工号某某某某某的客服"),
+        ("前台小姐的服务很好，叶先生也好", "前台小姐的服务很好，叶先生也好"),
+        ("住了5晚，一位姓陈的小姐", "住了5晚，一位姓陈的小姐"),
+    ],
+)
+def test_reviews_do_not_name_members_of_staff(text: str, shown: str) -> None:
+    assert chinese_reviews.without_people(text) == shown
+
+
 def test_chinese_reviews_stand_once_without_contacts_and_with_one_label(tmp_path: Path) -> None:
     good = ["酒店位置很好，房间也非常干净！", "早餐一般，没有什么可以说的", *(hotel(i) for i in range(60))]
     good += [
