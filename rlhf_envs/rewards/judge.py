@@ -163,7 +163,7 @@ class GoldJudge(Reward):
         Raises:
             FileNotFoundError: the folder holds no judge.
         """
-        folder, language = read_judge(name, "scripts/models/gold.py")
+        folder, language = read_judge(name, "scripts/models/gold/judge.py")
         weights = [language["weights"][feature] for feature in FEATURES]
         meaning = BagOfWords.load(str(folder / "meaning"))
         return cls(meaning, NgramModel.load(folder / "language"), weights, language["intercept"])

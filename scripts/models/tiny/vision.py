@@ -1,7 +1,7 @@
 """Train "tiny-vision" on the pictures of easy-vqa: a few minutes on two cores.
 
     python -m scripts.datasets.easy_vqa easy_vqa-1.0-py3-none-any.whl --all all.jsonl.gz
-    python -m scripts.models.tiny_vision --data all.jsonl.gz
+    python -m scripts.models.tiny.vision --data all.jsonl.gz
 
 1. The encoder learns to tell shapes and colours, and of each of its patches which pixels the shape covers and which
    shape it is the border of. The linear heads for this are thrown away.
