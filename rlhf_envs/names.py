@@ -20,6 +20,7 @@ __all__ = [
     "find_name",
     "import_attribute",
     "import_module",
+    "is_address",
     "is_imported",
     "list_environments",
     "nearest",
@@ -157,6 +158,13 @@ def _import_file(path: Path, what: str) -> ModuleType:
         del sys.modules[path.stem]
         raise
     return module
+
+
+def is_address(text: str) -> bool:
+    """Return whether `import_attribute` would import something for a text. It imports nothing."""
+    name, _, attribute = text.rpartition(":")
+    module = Path(name).stem if name.endswith(".py") else name
+    return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
 def import_attribute(address: str, what: str) -> Any:

@@ -96,6 +96,7 @@ def test_chats_lose_what_tells_who_wrote_them() -> None:
     from scripts.datasets import chitchat
 
     shared = ["i like it here", "we met in Boston today", "so do i and megan too", "it is the best i ever saw"]
+    handles = [f"then i saw {'Quillo' if i < 5 else 'quillo'} too" for i in range(chitchat.PEOPLE)]
     secret = ["my password is swordfish", "i like it here, see me at 5", "i like it from here", "look at http://a.b"]
     chats = [
         chitchat.Chat(
@@ -103,10 +104,12 @@ def test_chats_lose_what_tells_who_wrote_them() -> None:
         )
         for i in range(chitchat.PEOPLE)
     ]
+    chats += [chat._replace(turns=[(f"a{i}", handles[i])]) for i, chat in enumerate(chats)]
+    secret.append("say hi to quillo from me")  # 5 of 16 places are capitalised
     chats.append(chitchat.Chat("x", frozenset("xy"), [("xy"[i % 2], text) for i, text in enumerate(secret)], None))
     words = chitchat.common_words(chats, {"megan"})
     assert {"like", "here", "best"} <= words
-    assert not words & {"boston", "megan", "swordfish"}
+    assert not words & {"boston", "megan", "quillo", "swordfish"}
     kept = chitchat.clean([*shared, *secret], words)
     assert [text for text, good in kept.items() if good] == ["i like it here", "it is the best i ever saw"]
 
@@ -154,6 +157,20 @@ def sdist(path: Path, files: dict[str, bytes]) -> Path:
 def hotel(i: int) -> str:
     """Return one of many reviews of hotels, no two of which are near-duplicates."""
     return "酒店" + "".join(chr(0x4E00 + (i * 131 + k * k * 17 + k * i) % 5000) for k in range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("前台一位名叫李晓明的工作人员态度恶劣", "前台一位名叫某某某的工作人员态度恶劣"),
+        ("点评： 王小丽小姐的服务非常好", "点评： 某某某小姐的服务非常好"),
+        ("非常感谢工号12345的客服", "非常感谢工号某某某某某的客服"),
+        ("前台小姐的服务很好，叶先生也好", "前台小姐的服务很好，叶先生也好"),
+        ("住了5晚，一位姓陈的小姐", "住了5晚，一位姓陈的小姐"),
+    ],
+)
+def test_reviews_do_not_name_members_of_staff(text: str, shown: str) -> None:
+    assert chinese_reviews.without_people(text) == shown
 
 
 def test_chinese_reviews_stand_once_without_contacts_and_with_one_label(tmp_path: Path) -> None:

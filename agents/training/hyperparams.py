@@ -4,8 +4,10 @@ As in rl_zoo3 they are YAML files. Ours are in `agents/training/settings/`, one 
 per algorithm. A file lists under `environments` the environments it is for. The section `any` is for algorithms
 without a section of their own. `n_timesteps` counts tokens; every other setting is an argument of `agents.make`.
 
-The settings of `ppo` and `a2c` are tuned: a run learns in about a minute on two cores. The others start from these.
-Most of them were tried on one seed. `nlpo`, `maskable_ppo`, `dqn`, `qrdqn` and `ilql` are hardly tuned.
+For Sentiment, TokenBandit and IncreasingNumbers those of `ppo` and `a2c` are tuned: a run learns in about a minute on
+two cores. The others start from these, and most were tried on one seed. `nlpo`, `maskable_ppo`, `dqn`, `qrdqn` and
+`ilql` are hardly tuned. What the settings of the tasks give over three seeds is in `rlhf_envs/tasks/results.json`; the
+files say where nothing was tuned.
 """
 
 from __future__ import annotations

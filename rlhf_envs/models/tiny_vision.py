@@ -4,7 +4,7 @@ A CLIP-shaped encoder of three blocks turns a picture of 48 x 48 pixels into 36 
 embeddings, and they stand in the context in the place of 36 tokens `<image>`. The vocabulary is that of "tiny" and this
 token.
 
-The model is put together once, in the user's cache. `scripts/models/tiny_vision.py` trains the encoder, the projector
+The model is put together once, in the user's cache. `scripts/models/tiny/vision.py` trains the encoder, the projector
 and the last two blocks of the decoder. The file `tiny-vision/trained.safetensors` beside this module has what it
 learned: of the decoder's matrices the change from "tiny", as two factors of rank 32. Without that file the encoder is a
 fresh one, and a warning says so.
@@ -70,7 +70,7 @@ def _weights_hash() -> str:
     if not content:
         logger.warning(
             "'tiny-vision' has not been trained: its encoder is fresh and sees nothing yet. Teach it, rlhf sft "
-            "rlhf/ImageQA-v0 start --model tiny-vision, or run python -m scripts.models.tiny_vision in the repository"
+            "rlhf/ImageQA-v0 start --model tiny-vision, or run python -m scripts.models.tiny.vision in the repository"
         )
     return hashlib.sha1(repr((FORM, ENCODER)).encode() + content, usedforsecurity=False).hexdigest()[:12]
 
@@ -135,7 +135,7 @@ def _load_trained(path: Path, model: Any) -> None:
             found[name] = weights[name].detach() + found.pop(name + LEFT) @ found.pop(name + RIGHT)
     if different := set(found) ^ {name for name in weights if learns(name)}:
         raise ValueError(
-            f"{path} has not what tiny-vision learns, see {min(different)!r}: run scripts/models/tiny_vision.py again"
+            f"{path} has not what tiny-vision learns, see {min(different)!r}: run scripts/models/tiny/vision.py again"
         )
     model.load_state_dict(found, strict=False)
 

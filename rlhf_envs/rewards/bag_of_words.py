@@ -42,7 +42,7 @@ class BagOfWords(Reward):
     """
 
     name = "gold-bow"
-    made_by = "scripts/models/gold_bow.py"
+    made_by = "scripts/models/gold/bag_of_words.py"
 
     def __init__(
         self, vocabulary: Sequence[str], idf: NDArray[np.floating], coef: NDArray[np.floating], intercept: float

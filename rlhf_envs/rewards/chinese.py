@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_envs.datasets.messages import Prompt, in_role_lines
-from rlhf_envs.models import resolve
 from rlhf_envs.rewards.bag_of_words import BagOfWords
 from rlhf_envs.rewards.base import Reward
+from rlhf_envs.rewards.judge import read_judge
 from rlhf_envs.rewards.ngrams import NgramModel
 from rlhf_envs.rewards.scores import Columns
 
@@ -140,10 +140,7 @@ class ChineseJudge(Reward):
         Raises:
             FileNotFoundError: the folder holds no judge.
         """
-        folder = Path(resolve(name))
-        if not (folder / "judge.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no judge: judge.json is missing ({MADE_BY} makes it)")
-        found = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
+        folder, found = read_judge(name, MADE_BY)
         meaning, language = ((found[part]["weights"], found[part]["intercept"]) for part in ("meaning", "language"))
         return cls(NgramModel.load(folder / "favourable"), NgramModel.load(folder / "unfavourable"), meaning, language)
 

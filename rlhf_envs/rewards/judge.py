@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,13 +163,26 @@ class GoldJudge(Reward):
         Raises:
             FileNotFoundError: the folder holds no judge.
         """
-        folder = Path(resolve(name))
-        if not (folder / "judge.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no judge: judge.json is missing (scripts/models/gold.py makes it)")
-        language = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
+        folder, language = read_judge(name, "scripts/models/gold/judge.py")
         weights = [language["weights"][feature] for feature in FEATURES]
         meaning = BagOfWords.load(str(folder / "meaning"))
         return cls(meaning, NgramModel.load(folder / "language"), weights, language["intercept"])
+
+
+def read_judge(name: str, made_by: str) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a judge, by the name of an embedded model or as it is, and what its `judge.json` says.
+
+    Args:
+        name: the name of an embedded model, or a folder.
+        made_by: the script that makes the judge, for the message.
+
+    Raises:
+        FileNotFoundError: the folder holds no judge.
+    """
+    folder = Path(resolve(name))
+    if not (folder / "judge.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no judge: judge.json is missing ({made_by} makes it)")
+    return folder, json.loads((folder / "judge.json").read_text(encoding="utf-8"))
 
 
 def gold() -> GoldJudge:

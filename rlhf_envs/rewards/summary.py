@@ -105,9 +105,9 @@ def bend(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(scores < -1, low, np.minimum(scores, HIGHEST))
 
 
-def expand(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return standardised features within `BOUND`, with their squares and products, (n, m + m (m + 1) / 2)."""
-    bounded = np.clip(features, -BOUND, BOUND)
+def expand(features: NDArray[np.float64], bound: float = BOUND) -> NDArray[np.float64]:
+    """Return standardised features within `bound`, with their squares and products, (n, m + m (m + 1) / 2)."""
+    bounded = np.clip(features, -bound, bound)
     first, second = np.triu_indices(bounded.shape[1])
     return np.concatenate([bounded, bounded[:, first] * bounded[:, second]], axis=1)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlhf_envs.words import LETTERS
+from scripts.datasets.near_duplicates import without_near_duplicates
 from scripts.datasets.writing import DATA, letters, write
 
 LABELS = {"pos": "好评", "neg": "差评"}
@@ -43,6 +44,16 @@ CHINESE = re.compile(f"[{LETTERS}]")
 LOST = re.compile(f"[{LETTERS}]\\?+[{LETTERS}]")  # a character that the source has lost
 LATER = re.compile(r"[(（]?[2-9一二三四五六七八九][)）.、,，:：]")  # a further point of a numbered list
 PRIVATE = re.compile(r"\d{6}|@|www|http|\.(?:com|cn|net)|qq\W*\d|网址|网站导航", re.IGNORECASE)
+
+SURNAMES = (
+    "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗郑梁谢宋唐许韩冯邓曹彭曾肖田董袁潘于蒋蔡余杜叶程苏魏吕丁任沈"
+    "姚卢姜崔钟谭陆汪范金石廖贾夏韦付方白邹孟熊秦邱江尹薛闫段雷侯龙史陶黎贺顾毛郝龚邵万钱严覃武戴莫孔向汤"
+)
+PEOPLE = re.compile(  # names and numbers of members of staff
+    f"(?<=名叫)[{LETTERS}]{{2,4}}(?=的(?:工作人员|服务员|员工|小姐|先生|女士|经理))"
+    f"|(?<![{LETTERS}])[{SURNAMES}][{LETTERS}]{{1,2}}(?=小姐|先生|女士)"
+    r"|(?<=工号)\d+"
+)
 
 
 class Review(NamedTuple):
@@ -119,7 +130,7 @@ def read_reviews(sdist: Path) -> list[Review]:
         once.setdefault(key, review)
         labels.setdefault(key, set()).add(review.label)
     kept = [review for key, review in once.items() if len(labels[key]) == 1 and is_review(review.text)]
-    return without_near_duplicates(kept)
+    return without_near_duplicates(kept, shingles, ALIKE)
 
 
 def key_of(text: str) -> str:
@@ -135,34 +146,29 @@ def is_review(text: str) -> bool:
     return is_chinese and repeated < 3 and not PRIVATE.search(text) and not LOST.search(text)
 
 
-def without_near_duplicates(reviews: Sequence[Review]) -> list[Review]:
-    """Return the reviews that share few 5-grams of characters with every review before them."""
-    kept: list[Review] = []
-    parts: list[set[str]] = []
-    having: dict[str, list[int]] = {}
-    for review in reviews:
-        key = key_of(review.text)
-        own = {key[i : i + SHINGLE] for i in range(max(len(key) - SHINGLE + 1, 1))}
-        shared = Counter(i for part in own for i in having.get(part, ()))
-        if any(n >= ALIKE * min(len(own), len(parts[i])) for i, n in shared.items()):
-            continue
-        for part in own:
-            having.setdefault(part, []).append(len(kept))
-        kept.append(review)
-        parts.append(own)
-    return kept
+def without_people(text: str) -> str:
+    """Return a text with 某 (somebody) for each character of names and numbers of staff that it praises or blames."""
+    return PEOPLE.sub(lambda found: "某" * len(found[0]), text)
+
+
+def shingles(review: Review) -> set[str]:
+    """Return the 5-grams of a review's characters; all of it, where it has fewer."""
+    key = key_of(review.text)
+    return {key[i : i + SHINGLE] for i in range(max(len(key) - SHINGLE + 1, 1))}
 
 
 def bundled(reviews: Sequence[Review]) -> list[dict[str, str]]:
     """Return the rows for agents: short texts about hotels and electronics that are not the judge's.
 
-    Longer texts of the training blocks are of the split "long".
+    Longer texts of the training blocks are of the split "long". Members of staff are not named.
     """
     rows = []
     for text, label, kind, split in reviews:
         long = LENGTHS[1] < len(text) <= LONGEST and split == "train"
         if split != "judge" and (long or LENGTHS[0] <= len(text) <= LENGTHS[1]):
-            rows.append({"prompt": text, "label": label, "kind": kind, "split": "long" if long else split})
+            rows.append(
+                {"prompt": without_people(text), "label": label, "kind": kind, "split": "long" if long else split}
+            )
     return rows
 
 

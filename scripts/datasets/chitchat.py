@@ -4,7 +4,7 @@
     python -m scripts.datasets.chitchat chitchat_dataset-0.9.0-py3-none-any.whl names-0.3.0.tar.gz
 
 It needs the extra `safety` (alt-profanity-check). A turn is kept if all of this holds, and chats are cut where one is
-not: every word of it was written by 15 different people; none is a proper noun (a word of which a third or more
+not: every word of it was written by 15 different people; none is a proper noun (a word of which three in ten or more
 stand capitalised within sentences) or a first name of the census that is no common word; it has no digit, no sign such
 as "@" or "/", no phrase by which people tell who they are or where they live; the filter of offensive language gives it
 less than a half.
@@ -33,14 +33,14 @@ from scripts.datasets.writing import DATA, letters, write
 MEMBER = "chitchat_dataset/dataset.json"
 NAMES = ("names-0.3.0/names/dist.female.first", "names-0.3.0/names/dist.male.first")
 PEOPLE = 15  # who wrote a word, for it to be kept
-PROPER = 1 / 3  # of a word's places within sentences that are capitalised, for it to be a proper noun
+PROPER = 0.3  # of a word's places within sentences that are capitalised, for it to be a proper noun
 COMMON, USES = 0.9, 200  # of a first name's places within sentences that are not, and how many, for it to be a word too
 OFFENSIVE = 0.5
 MAX_WORDS = 24  # of a turn
 WINDOW = 9  # turns: an opening, and four of each
 SHARES = {"train": 0.55, "judge": 0.25, "test": 0.13, "validation": 0.07}  # of the people
 OPENINGS = {"validation": 120, "test": 300}
-ALWAYS_CAPITAL = {"i", "i'm", "i'll", "i've", "i'd", "im", "ok", "tv", "lol", "usa"}
+ALWAYS_CAPITAL = {"i", "i'm", "i'll", "i've", "i'd", "im", "ive", "ok", "tv", "lol", "usa"}
 
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
 ALLOWED = re.compile(r"[A-Za-z' ,.!?:;()*-]+")

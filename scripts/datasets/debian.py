@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.overlap import overlap_words
+from scripts.datasets.near_duplicates import without_near_duplicates
 from scripts.datasets.writing import DATA, assign_splits, letters, write
 
 ROWS = 3600
@@ -71,30 +72,13 @@ def read_rows(path: Path) -> list[Row]:
             continue
         synopses.add(letters(synopsis))
         found[key] = {"package": package, "prompt": text, "reference": synopsis}
-    return without_near_duplicates([*found.values()])
+    return without_near_duplicates([*found.values()], shingles, ALIKE)
 
 
-def shingles(text: str) -> set[tuple[str, ...]]:
-    """Return the word triples of a text."""
-    words = CLICHES.sub("", text).lower().split()
+def shingles(row: Row) -> set[tuple[str, ...]]:
+    """Return the word triples of a row's text."""
+    words = CLICHES.sub("", row["prompt"]).lower().split()
     return {*zip(*(words[i:] for i in range(SHINGLE)), strict=False)}
-
-
-def without_near_duplicates(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that share few word triples with every row before them."""
-    kept: list[Row] = []
-    parts: list[set[tuple[str, ...]]] = []
-    having: dict[tuple[str, ...], list[int]] = {}
-    for row in rows:
-        own = shingles(row["prompt"])
-        near = {i for part in own for i in having.get(part, ())}
-        if any(len(own & parts[i]) >= ALIKE * min(len(own), len(parts[i])) for i in near):
-            continue
-        for part in own:
-            having.setdefault(part, []).append(len(kept))
-        kept.append(row)
-        parts.append(own)
-    return kept
 
 
 def fits(row: Row) -> bool:

@@ -21,7 +21,8 @@ from babel.messages.pofile import read_po
 
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.words import LETTERS
-from scripts.datasets.debian import without_near_duplicates
+from scripts.datasets.debian import ALIKE, shingles
+from scripts.datasets.near_duplicates import without_near_duplicates
 from scripts.datasets.writing import DATA, assign_splits, letters, write
 
 LOCALE = re.compile(r"(locale/zh_Hans/.*\.po|locale/zh_CN/LC_MESSAGES/.*\.json)$")
@@ -75,7 +76,7 @@ def pairs(wheels: list[Path]) -> list[dict[str, str]]:
             if key not in found and other not in seen and is_pair(english, chinese):
                 seen.add(other)
                 found[key] = {"package": package, "prompt": english, "reference": chinese}
-    return without_near_duplicates([*found.values()])
+    return without_near_duplicates([*found.values()], shingles, ALIKE)
 
 
 def both_ways(row: dict[str, str]) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """Judge chats without the reward model: "dialogue-judge", which agents never train against.
 
 It is linear in features of a turn and of what was said before it, their squares and their products, and was fitted to
-chats of other people than the reward model (`scripts/models/dialogue_judge.py`). NumPy alone scores it.
+chats of other people than the reward model (`scripts/models/dialogue/judge.py`). NumPy alone scores it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from rlhf_envs.models import resolve
 from rlhf_envs.overlap import FUNCTION_WORDS, overlap_words
 from rlhf_envs.rewards.ngrams import NgramModel, WordScores
+from rlhf_envs.rewards.summary import expand
 
-__all__ = ["FEATURES", "FOLDER", "DialogueJudge", "expand", "load_judge", "turn_features"]
+__all__ = ["FEATURES", "FOLDER", "DialogueJudge", "expand_features", "load_judge", "turn_features"]
 
 FOLDER = "dialogue-judge"
 LANGUAGE = ("mean_log_prob", "lowest_log_prob", "mean_gain", "lowest_gain", "first_log_prob", "end_log_prob", "length")
@@ -68,7 +69,7 @@ class DialogueJudge:
 
     def expanded(self, turns: Sequence[Turn]) -> NDArray[np.float64]:
         """Return the standardised features of turns with their squares and products, (n, m + m (m + 1) / 2)."""
-        return expand((turn_features(self.language, turns) - self.arrays["mean"]) / self.arrays["scale"])
+        return expand_features((turn_features(self.language, turns) - self.arrays["mean"]) / self.arrays["scale"])
 
     def save(self, folder: str | Path) -> None:
         """Write `weights.npz` and the files of the trigram model."""
@@ -90,11 +91,9 @@ def load_judge() -> DialogueJudge:
     return DialogueJudge.load()
 
 
-def expand(features: NDArray[np.float64]) -> NDArray[np.float64]:
+def expand_features(features: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return standardised features within `BOUND`, with their squares and products, (n, m + m (m + 1) / 2)."""
-    bounded = np.clip(features, -BOUND, BOUND)
-    first, second = np.triu_indices(bounded.shape[1])
-    return np.concatenate([bounded, bounded[:, first] * bounded[:, second]], axis=1)
+    return expand(features, BOUND)
 
 
 def turn_features(language: NgramModel, turns: Sequence[Turn]) -> NDArray[np.float64]:

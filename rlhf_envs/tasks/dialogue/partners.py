@@ -204,7 +204,7 @@ def check_partner(partner: str | Partner) -> None:
         return
     if ":" not in name:
         raise ValueError(
-            f"unknown partner {partner!r}: {nearest(name, KNOWN)}, or 'module:function', or a model's folder"
+            f"unknown partner {partner!r}: {nearest(name, KNOWN)} (or give 'module:function', or a model's folder)"
         )
     found = import_attribute(name, f"partner {name!r}")
     if not callable(found):

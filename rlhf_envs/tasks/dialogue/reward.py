@@ -2,7 +2,7 @@
 
 It is linear in hashed features (Weinberger et al., 2009, https://arxiv.org/abs/0902.2206) of a turn and of what was
 said before it: words, pairs and triples of words, and pairs of a word that was said and one of the answer.
-`scripts/models/dialogue_reward.py` fits it to chats of the training split. NumPy alone scores it.
+`scripts/models/dialogue/reward.py` fits it to chats of the training split. NumPy alone scores it.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class DialogueRating(Reward):
     """Score the agent's turns of a chat by the share of training chats that people would rate lower, in [0, 1].
 
     It is multiplied with how probably people said these turns, on average, since ratings tell nothing of noise. A chat
-    that ends with a turn that nobody would answer scores 0.
+    scores 0 if nobody would answer the agent's last turn.
     """
 
     name = "dialogue-rating"
@@ -159,7 +159,8 @@ class DialogueRating(Reward):
         chat = [*before, *said]
         turns = [(chat[:i], chat[i]) for i in range(len(before), len(chat), 2)]
         human = float(np.mean([load_model().humanness(*turn) for turn in turns]))
-        return load_model().rating(turns) * human if is_sensible(chat) else 0.0
+        last = [*turns[-1][0], turns[-1][1]]  # without what the partner says after it, where there is no room to answer
+        return load_model().rating(turns) * human if is_sensible(last) else 0.0
 
 
 def _texts(said: Prompt) -> list[str]:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from .titles import normal
 
-__all__ = ["best_reason", "fits", "read_reason", "split_reason"]
+__all__ = ["best_reason", "fits", "read_reason", "split_reasons"]
 
 
-def split_reason(text: str) -> tuple[str, str | None]:
-    """Return what stands before the last "because" and what stands after it; None where there is none."""
-    found = re.fullmatch(r"(.*)\bbecause\b(.*)", text, flags=re.DOTALL | re.IGNORECASE)
-    return (found[1], found[2]) if found else (text, None)
+def split_reasons(text: str) -> list[tuple[str, str | None]]:
+    """Return the text cut at each "because", which titles have too, as what stands before and after it, and uncut."""
+    cuts = re.finditer(r"\bbecause\b", text, flags=re.IGNORECASE)
+    return [*((text[: cut.start()], text[cut.end() :]) for cut in cuts), (text, None)]
 
 
 def read_reason(reason: str | None, history: Sequence[str]) -> int | None:

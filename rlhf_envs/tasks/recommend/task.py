@@ -14,7 +14,7 @@ from rlhf_envs.datasets import check_split
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.tasks.base import Task
 
-from .reasons import best_reason, fits, read_reason, split_reason
+from .reasons import best_reason, fits, read_reason, split_reasons
 from .simulator import make_rows
 from .titles import NAMED, normal, read_titles
 
@@ -79,12 +79,15 @@ def read_answer(
 ) -> Answer:
     """Return what an answer says. Without a `history` nothing in it is a reason.
 
-    A reason is fitting if it is a film of the history that has a genre of the first title.
+    The answer is cut at the "because" after which a film of the history stands, or else where most titles are read. A
+    reason is fitting if it is a film of the history that has a genre of the first title.
     """
     if history is None:
         return Answer(read_titles(said(completion), candidates))
-    titles, why = split_reason(said(completion))
-    named, reason = read_titles(titles, candidates), read_reason(why, history)
+    ways = [
+        (read_titles(titles, candidates), read_reason(why, history)) for titles, why in split_reasons(said(completion))
+    ]
+    named, reason = max(ways, key=lambda way: (way[1] is not None, NAMED - way[0].count(None)))
     if reason is None or named[0] is None:
         return Answer(named, reason)
     return Answer(named, reason, fits(genres[named[0]], (history_genres or [()] * len(history))[reason]))

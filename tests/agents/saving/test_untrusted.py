@@ -77,6 +77,28 @@ def test_a_bundle_chooses_no_file_and_no_address(kwargs: dict[str, Any]) -> None
         remake_env({"id": BANDIT, "num_envs": 1, "kwargs": kwargs})
 
 
+@pytest.mark.parametrize("name", ["partner", "turn_reward"])
+@pytest.mark.parametrize("address", ["m:f", "a.b:f", "./my run/m.py:f", "/tmp/a+b (2)/m.py:f", "a·b:f", "m:f·"])
+def test_a_tasks_own_argument_imports_nothing_wherever_the_file_lies(name: str, address: str) -> None:
+    with pytest.raises(ValueError, match="is not imported just because it names it: give it again"):
+        read_env_kwargs({name: address}, "it", env_id="rlhf/Dialogue-v0")
+    assert read_env_kwargs({name: address}, "it", {name: address}, env_id="rlhf/Dialogue-v0") == {}
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"partner": "somebody/model"}, {"turn_reward": "hf:somebody/model"}, {"turn_reward": "human"}]
+)
+def test_a_bundle_chooses_no_model_and_no_store_by_a_tasks_own_argument(kwargs: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="is not followed where it says so"):
+        read_env_kwargs(kwargs, "it", follow_paths=False, env_id="rlhf/Dialogue-v0")
+    assert read_env_kwargs(kwargs, "it", env_id="rlhf/Dialogue-v0") == kwargs
+
+
+def test_a_template_is_no_address() -> None:
+    kwargs = {"template": "Say spam or ham. {text}\nAnswer:", "labels": ["human", "machine"]}
+    assert read_env_kwargs(kwargs, "it", follow_paths=False, env_id="rlhf/Classify-v0") == kwargs
+
+
 def test_a_model_named_with_hf_is_no_import_where_a_run_names_it() -> None:
     kwargs = {"reward": "hf:somebody/model@label"}
     assert read_env_kwargs(kwargs, "it") == kwargs

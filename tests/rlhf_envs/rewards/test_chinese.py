@@ -13,7 +13,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.models import resolve
 from rlhf_envs.rewards import get_reward
-from rlhf_envs.rewards.chinese import ChineseJudge, ChineseReward, as_characters, fold
+from rlhf_envs.rewards.chinese import (
+    ChineseJudge,
+    ChineseReward,
+    as_characters,
+    fold,
+    judge_features,
+    language_features,
+)
 from rlhf_envs.rewards.ngrams import NgramModel
 
 ROWS = load_rows("chinese_reviews", "test")
@@ -83,6 +90,21 @@ def test_garbled_texts_score_low_whatever_they_say(judge: ChineseJudge) -> None:
 @pytest.mark.parametrize("text", ["", " ", "\u3000\n", "房间很\ufffd", "\ufffd" * 5])
 def test_no_text_and_broken_characters_score_0(judge: ChineseJudge, text: str) -> None:
     assert judge([""], [text])[0] == 0
+
+
+def test_features_of_the_judge_by_hand(judge: ChineseJudge) -> None:
+    texts = ["很好", *TEXTS[:20], ""]
+    differences, features = judge_features(*judge.models, texts)
+    good, bad = (model.score([as_characters(text) for text in texts]) for model in judge.models)
+    for i, text in enumerate(texts[:-1]):
+        gap = good[i].log_probs.sum() - bad[i].log_probs.sum()
+        assert differences[i] == pytest.approx([gap / len(fold(text)), gap / 10])
+        assert features[i, 2] == pytest.approx(max(good[i].end, bad[i].end, -6))
+    assert any(first.end < second.end for first, second in zip(good, bad, strict=True))
+    assert any(first.end > second.end for first, second in zip(good, bad, strict=True))
+    assert (*differences[-1], np.isnan(features[-1]).all()) == (0, 0, True)
+    order, worst, end, repeated = language_features(np.array([1.0, 9, -7, -1]), -9.0, "好好好好")
+    assert (order, worst, end, repeated) == pytest.approx((0.5 * 2 / 5, 0.5, -6, -0.5))  # gains are at most 8, least -6
 
 
 def test_every_character_is_a_word_to_the_trigram_models(judge: ChineseJudge) -> None:

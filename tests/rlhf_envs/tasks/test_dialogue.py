@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from sklearn.metrics.pairwise import cosine_similarity
 
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.dialogs import Dialog
@@ -17,7 +18,7 @@ from rlhf_envs.models import resolve
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.tasks.dialogue import Dialogue
 from rlhf_envs.tasks.dialogue.judge import FEATURES, load_judge
-from rlhf_envs.tasks.dialogue.partners import ModelPartner, People, find_partner, is_sensible, swapped
+from rlhf_envs.tasks.dialogue.partners import ModelPartner, People, _Index, find_partner, is_sensible, swapped
 from rlhf_envs.tasks.dialogue.reward import BUCKETS, hashed, load_model
 from rlhf_envs.tasks.dialogue.task import repetition, turns_of
 from tests.rlhf_envs.small_models import byte_level, save_model
@@ -70,6 +71,35 @@ def test_people_leave_where_the_person_left_and_say_nothing_twice() -> None:
     assert again != ["i love pizza"]
 
 
+@pytest.mark.parametrize(
+    ("chats", "texts", "reply"),
+    [
+        # what was said before tells two equal turns apart
+        (
+            [("my dog is ill", "i see", "poor dog"), ("my car is new", "i see", "nice car")],
+            ["is your car new?", "i see"],
+            "nice car",
+        ),
+        # the agent's turn is about what is answered
+        ([("i see", "poor dog"), ("i see", "nice car")], ["hm", "i see a car"], "nice car"),
+    ],
+)
+def test_the_turn_before_and_the_answer_count_too(chats: list[tuple[str, ...]], texts: list[str], reply: str) -> None:
+    for order in (chats, chats[::-1]):
+        people = People([(turns, False) for turns in order])
+        said = [people([dialog_of(*texts, seed=seed)])[0] for seed in range(40)]
+        assert said.count(reply) >= 30
+
+
+def test_turns_are_compared_by_the_cosine_of_their_weighted_words() -> None:
+    texts = ["how are you?", "you and you", "what is it", "?!"]
+    asked = "how is this you"
+    words = sorted({*" ".join([*texts, asked]).replace("?", "").replace("!", "").split()})
+    rows = np.array([[word in text.replace("?", "").split() for word in words] for text in [*texts, asked]], float)
+    rows *= [np.log(1 + 4 / n) if n else np.log(1 + 4) for n in rows[:4].sum(0)]
+    np.testing.assert_allclose(_Index(texts).compare(asked), cosine_similarity(rows[4:], rows[:4])[0])
+
+
 def test_what_the_partner_says_depends_on_the_dialogs_own_generator_alone() -> None:
     people = find_partner("people")
     talk = "hey, what do you like to do?", "i like to play the piano"
@@ -89,6 +119,7 @@ def test_what_the_partner_says_depends_on_the_dialogs_own_generator_alone() -> N
         (["yeah", "yeah"], True),  # too short for an echo
         (["hi", "yeah", "why?", "Yeah."], False),  # its own turn again
         (["hi", "yeah", "why?", "why not?"], True),
+        (["hi", "yeah", "why?", "why not?", "so?", "yeah"], False),  # what it said two turns before
     ],
 )
 def test_nobody_answers_nothing_noise_and_what_was_said_already(texts: list[str], sensible: bool) -> None:
@@ -141,7 +172,7 @@ def test_the_weight_of_turns_and_their_reward_can_be_set() -> None:
 
 def test_held_out_openings_are_new_and_no_turn_of_training_chats() -> None:
     rows = {split: load_rows("chats", split) for split in ("train", "validation", "test")}
-    assert [len(found) for found in rows.values()] == [6139, 120, 300]
+    assert [len(found) for found in rows.values()] == [6083, 120, 300]
     train = {text for row in rows["train"] for text in (row["prompt"], *row["turns"])}
     held_out = [row["prompt"] for split in ("validation", "test") for row in rows[split]]
     assert len({*held_out}) == len(held_out)
@@ -153,7 +184,9 @@ def test_the_bundled_chats_show_no_digits_addresses_and_capitals() -> None:
         for text in (row["prompt"], *row["turns"]):
             assert not any(character.isdigit() or character in "@/_#" for character in text)
             assert text == text.lower()
-            assert len(re.findall("[a-z]+(?:'[a-z]+)*", text)) <= 24
+            words = re.findall("[a-z]+(?:'[a-z]+)*", text)
+            assert len(words) <= 24
+            assert "jaezo" not in words  # a nickname that many wrote, in lower case too
 
 
 def test_demonstrations_are_the_chats_from_both_sides() -> None:
@@ -207,6 +240,8 @@ def test_the_rating_is_that_of_all_turns_of_the_agent_and_none_of_the_partners()
     assert found == pytest.approx(load_model().rating(turns) * human)
     assert 0 < found < 1
     assert rate(prompts=[prompt], completions=[[*chat[:2], chat[0]]]) == [0]  # said already
+    ends = [[chat[0], {"role": "user", "content": text}] for text in ("?!", said[0], "yeah, me too")]
+    assert {*rate(prompts=[prompt] * 3, completions=ends)} == {*rate(prompts=[prompt], completions=[chat[:1]])}
 
 
 def test_features_are_hashed_once_and_have_one_norm() -> None:
@@ -242,6 +277,17 @@ def test_metrics_are_read_from_the_turns() -> None:
     assert np.isnan(found["win_rate"][1])  # there is nothing to win against
     assert found["judged_human"][0] > found["judged_human"][1]
     assert all(1 <= rating <= 10 for rating in found["judged_rating"])
+    said = [text for _, text in turns_of(text)]
+    turns = [(["hey"], said[0]), (["hey", *said[:2]], said[2])]
+    assert found["judged_human"][0] == pytest.approx(load_judge().humanness(turns).mean())
+    assert found["judged_rating"][0] == pytest.approx(load_judge().rating(turns))
+
+
+def test_the_win_rate_is_that_of_the_first_turn_over_what_the_person_said() -> None:
+    good, bad = "i am good, how are you?", "good good the you good"
+    columns = {"reference": [bad, good, good, good]}
+    completions = [good, bad, good, f"{good}\n\nUser: fine\n\nAssistant: {bad}"]
+    assert Dialogue().metrics(["how are you?"] * 4, completions, columns)["win_rate"] == [1, 0, 0.5, 0.5]
 
 
 def agreeing(dialogs: Sequence[Dialog]) -> list[str | None]:
@@ -265,6 +311,13 @@ def test_a_model_can_be_the_partner_and_is_seeded_by_the_dialog(tmp_path: Path) 
     first, second = (partner([dialog_of("hi", "how are you?", seed=3)]) for _ in range(2))
     assert first == second
     assert swapped(dialog_of("hi", "how are you?").messages) == [{"role": "user", "content": "how are you?"}]
+
+
+def test_a_model_sees_the_chat_from_the_agents_first_turn_on_as_the_other_side() -> None:
+    partner = find_partner("tiny")
+    chats = [("hi", "how are you?"), ("so what?", "how are you?"), ("hi", "where was it?")]
+    first, other_opening, other_turn = (partner([dialog_of(*chat, seed=3)]) for chat in chats)
+    assert first == other_opening != other_turn
 
 
 def test_a_person_at_the_keyboard_can_be_the_partner(

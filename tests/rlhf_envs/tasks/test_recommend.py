@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import ndcg_score
 
 from rlhf_envs.tasks.recommend.movielens import FOLDER, movielens_rows
+from rlhf_envs.tasks.recommend.reasons import fits
 from rlhf_envs.tasks.recommend.simulator import make_films, make_rows
 from rlhf_envs.tasks.recommend.task import (
     Recommend,
@@ -101,6 +102,30 @@ def test_a_reason_is_a_liked_film_that_has_a_genre_of_the_first_title() -> None:
         "rating": pytest.approx((1 + 0.5 - 1) / 3),  # who does not ask for reasons reads a film "Se7en because Up"
         "diversity": 0,
     }
+
+
+def test_a_reason_fits_where_genres_are_unknown() -> None:
+    assert fits([], ["a"]) and fits(["a"], []) and fits(["a", "b"], ["c", "b"])
+    assert not fits(["a"], ["b"])
+
+
+def test_titles_and_reasons_may_have_the_word_because() -> None:
+    own = {
+        "candidates": ["Heat", "Because of You", "Up", "Alien"], "ratings": [5, 4, 3, 1], "prompt": "",
+        "history": ["Just Because", "Because I Said So"], "genres": [["a"]] * 4, "history_genres": [["b"], ["a"]],
+    }  # fmt: skip
+    (row,) = Recommend(why=True).rows("train", [own])
+    assert row["reference"] == " Heat; Because of You; Up because Because I Said So"
+    answers = {
+        row["reference"]: (1, 1, 1),
+        "heat; up; because of you because just because": (1, 1, 0),
+        "heat; because of you; up": (1, 0, 0),
+        "heat; up; because of you because it is good": (1, 0, 0),
+    }
+    columns = {name: [row[name]] * len(answers) for name in row if name != "prompt"}
+    found = Recommend(why=True).metrics([], [*answers], columns)
+    names = ("valid", "reason_given", "reason_fits")
+    assert [*zip(*(found[name] for name in names), strict=True)] == [*answers.values()]
 
 
 def test_films_of_the_simulator_have_reasons_that_fit() -> None:

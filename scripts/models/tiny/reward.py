@@ -1,7 +1,7 @@
 """Train the embedded reward model "tiny-reward" on people's preferences, and write it, with its card, into the package.
 
     pip install 'rlhf-envs[data]'
-    python -m scripts.models.tiny_reward
+    python -m scripts.models.tiny.reward
 
 Two kinds of pairs, both decided by people: rated film snippets whose mean ratings differ by more than a point, and
 passages out of favourable and unfavourable IMDB reviews. Some texts are cut off, as an agent's often are. A third kind
@@ -29,7 +29,7 @@ from rlhf_envs.models import load_tokenizer, resolve
 from rlhf_envs.models.export import save_float16
 from rlhf_envs.preferences import PairMetrics, evaluate_pairs, fit_bradley_terry, normalise
 from rlhf_envs.rewards.reward_model import load_classifier, score_texts
-from scripts.models.gold import CUT, OTHER_PRAISE, SEEN, UNSEEN, Spoil, list_praise
+from scripts.models.gold.judge import CUT, OTHER_PRAISE, SEEN, UNSEEN, Spoil, list_praise
 
 MIN_GAP = 1.0
 MIN_WORDS, MAX_WORDS = 8, 50
@@ -54,7 +54,7 @@ of the {all_blocks} blocks of "tiny"; it reads `prompt + completion`.
 - **Score:** `logit * config.reward_gain + config.reward_bias`, which has mean 0 and standard deviation 1 over
   {references:,} passages of the validation reviews ({min_words}-{max_words} words, some cut off).
 - **Loss:** Bradley-Terry, `-log sigmoid(chosen - rejected)`, {epochs} epoch of {pairs:,} pairs, {seconds:.0f} s
-  on a CPU, by `scripts/models/tiny_reward.py` from the weights of "tiny".
+  on a CPU, by `scripts/models/tiny/reward.py` from the weights of "tiny".
 - **Data, people's ratings:** {human:,} pairs of the training split of 10,605 film snippets, each rated from -4
   to 4 by 15 to 29 people (Hutto and Gilbert, 2014; MIT), where the means differ by more than {gap:g}. A snippet
   that is also in the review corpus is held out when the corpus holds it out.

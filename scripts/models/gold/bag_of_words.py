@@ -1,7 +1,7 @@
 """Fit the older judge, "gold-bow", to the IMDB labels of the training split, and write it into the package.
 
 pip install 'rlhf-envs[data,metrics]'
-python -m scripts.models.gold_bow
+python -m scripts.models.gold.bag_of_words
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ review, in [0, 1]. No agent here trains against it.
   2011): {reviews:,} whole reviews, and {passages:,} passages out of them ({minimum}-{maximum} words,
   {per_review} a review, under the review's label) so that a short text, such as an agent writes, gets an honest
   probability.
-- **Made by:** `scripts/models/gold_bow.py`. **Licence:** MIT, as this project; see the data's sources in
+- **Made by:** `scripts/models/gold/bag_of_words.py`. **Licence:** MIT, as this project; see the data's sources in
   `rlhf_envs/datasets/SOURCES.md`.
 - **Limits:** a list of praise words scores 1.0, and shuffled words score like the text.
   It counts words and pairs of words: irony and "not ... at all" escape it, and a passage need not

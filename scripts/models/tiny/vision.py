@@ -1,7 +1,7 @@
 """Train "tiny-vision" on the pictures of easy-vqa: a few minutes on two cores.
 
     python -m scripts.datasets.easy_vqa easy_vqa-1.0-py3-none-any.whl --all all.jsonl.gz
-    python -m scripts.models.tiny_vision --data all.jsonl.gz
+    python -m scripts.models.tiny.vision --data all.jsonl.gz
 
 1. The encoder learns to tell shapes and colours, and of each of its patches which pixels the shape covers and which
    shape it is the border of. The linear heads for this are thrown away.
@@ -16,7 +16,7 @@ the validation pictures. With `--check` nothing is trained: the accuracy of the 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,20 @@ class Views:
             yield torch.where(mirrored, pixels.flip(-1), pixels), chosen
 
 
-def optimiser(modules: list[nn.Module], rate: float, steps: int) -> tuple[Any, Any]:
-    """Return AdamW and its schedule: a short warm-up, then a cosine to zero."""
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+def optimiser(module: nn.Module, rate: float, steps: int) -> Callable[[torch.Tensor], None]:
+    """Return a step of AdamW down a loss, with gradients of norm 1 at most; a short warm-up, then a cosine to zero."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
     adam = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
-    return adam, torch.optim.lr_scheduler.OneCycleLR(adam, rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, rate, total_steps=steps, pct_start=0.1)
+
+    def descend(loss: torch.Tensor) -> None:
+        adam.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        adam.step()
+        schedule.step()
+
+    return descend
 
 
 def covered(pixels: torch.Tensor, patch: int) -> torch.Tensor:
@@ -96,14 +105,10 @@ class Teacher(nn.Module):
 def teach_encoder(model: Any, train: Views, held_out: Views, steps: int, rng: np.random.Generator) -> None:
     """Let the encoder tell shapes and colours."""
     teacher = Teacher(model.model.vision_tower)
-    adam, schedule = optimiser([teacher], 2e-3, steps)
+    descend = optimiser(teacher, 2e-3, steps)
     for step, (pixels, chosen) in enumerate(train.batches(steps, 64, rng)):
         loss = teacher.loss(pixels, train.shapes[chosen], train.colors[chosen])
-        adam.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
-        adam.step()
-        schedule.step()
+        descend(loss)
         if step % 50 == 49:
             with torch.no_grad():
                 shapes, colors, _ = teacher.scores(held_out.pixels)
@@ -138,14 +143,10 @@ def teach_captions(model: Any, train: Views, held_out: Views, steps: int, rng: n
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(learns(name))
     ids, labels = captions(train, model)
-    adam, schedule = optimiser([model], 5e-4, steps)
+    descend = optimiser(model, 5e-4, steps)
     for step, (pixels, chosen) in enumerate(train.batches(steps, 32, rng)):
         loss = model(input_ids=ids[chosen], pixel_values=pixels, labels=labels[chosen], use_cache=False).loss
-        adam.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-        schedule.step()
+        descend(loss)
         if step % 50 == 49:
             right = share_right(model, held_out)
             print(f"captions, step {step + 1}: loss {loss.item():.3f}; held-out captions right {right:.3f}", flush=True)

@@ -1,0 +1,1 @@
+"""Fit the embedded models of chats."""

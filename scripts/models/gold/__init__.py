@@ -1,0 +1,1 @@
+"""Make the judges of films, "gold" and "gold-bow"."""

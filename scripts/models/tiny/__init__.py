@@ -1,0 +1,1 @@
+"""Make the small models: "tiny", "tiny-reward" and "tiny-vision"."""
