@@ -30,6 +30,7 @@ from agents.training.errors import RunInterrupted, RunStopped
 from agents.training.hyperparams import default_hyperparams
 from agents.training.pretrain import pretrain
 from agents.training.run import train
+from rlhf_envs.tasks.results import gain_of, read_results
 
 BANDIT = "rlhf/TokenBandit-v0"
 SMALL = ["--env", BANDIT, "-n", "384", "--n-envs", "32", "--eval-freq", "192", "--save-freq", "192", "--no-progress"]
@@ -201,10 +202,12 @@ def test_evaluate_names_a_users_mistake(arguments: list[str], message: str) -> N
 
 
 def test_envs_lists_every_environment_with_its_sizes() -> None:
-    output = rlhf("envs").output
-    lines = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.strip().startswith("rlhf/")}
-    assert lines["rlhf/TokenBandit-v0"] == ["token-bandit", "none", "8", "1", "3"]
-    assert lines["rlhf/Sentiment-v0"] == ["tiny-reward", "tiny", "3072", "16", "32"]
+    tables = rlhf("envs").output.split(" measured ")
+    sizes, measured = ({row[0]: row[1:] for line in table.splitlines() if (row := line.split())} for table in tables)
+    assert sizes["rlhf/TokenBandit-v0"] == ["token-bandit", "none", "8", "1", "3"]
+    assert sizes["rlhf/Sentiment-v0"] == ["tiny-reward", "tiny", "3072", "16", "32"]
+    for env_id, found in read_results().items():
+        assert measured[env_id] == [found["metric"], f"{found['before']:.3f}", *gain_of(found).split()]
 
 
 def test_pretrain_passes_its_flags_on_and_names_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
