@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.datasets import aclsum, chinese_reviews, debian, interface_texts
+from scripts.datasets import aclsum, chinese_reviews, debian, emoji_pictures, fanoutqa, interface_texts, topics
 
 ENTRY = """Package: {package}
 Description-md5: 0
@@ -220,3 +220,97 @@ def test_held_out_openings_begin_no_training_text() -> None:
 def test_another_archive_or_encoding_is_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         chinese_reviews.read_reviews(sdist(tmp_path / "s.tar.gz", files))
+
+
+PACKAGES = "Package: {package}\nSection: {section}\nDescription: one\n"
+
+
+def test_topics_are_the_sections_of_descriptions_that_are_different(tmp_path: Path) -> None:
+    text = "A program of {} for people who like to see how the pieces of {} move about on a wide board."
+    entries = [
+        ("chess", "games", text.format("chess", "wood")),
+        ("chess-gtk", "games", text.format("chess", "wood")),
+        (
+            "mailer",
+            "contrib/mail",
+            "Sends letters to everybody whom you know, and keeps all the answers in one folder.",
+        ),
+        ("libchess", "libs", "Another description of some length, which is that of a library and has no topic at all."),
+        ("short", "games", "Too short."),
+    ]
+    translation, packages = tmp_path / "Translation-en", tmp_path / "Packages"
+    translation.write_text(
+        "\n".join(ENTRY.format(package=package, synopsis="s", text=text) for package, _, text in entries)
+        .replace("  * an item of a list\n and its end.\n", ""),
+        encoding="utf-8",
+    )  # fmt: skip
+    packages.write_text(
+        "\n".join(PACKAGES.format(package=package, section=section) for package, section, _ in entries),
+        encoding="utf-8",
+    )
+    found = topics.read_rows(translation, packages)
+    assert [(row["package"], row["label"]) for row in found] == [("chess", "games"), ("mailer", "mail")]
+    with pytest.raises(ValueError, match="no package has a section: give a file Packages"):
+        topics.read_sections(translation)
+
+
+QUESTIONS = [
+    {
+        "id": f"q{i}",
+        "question": f"Who won each of the games {i}? ",
+        "answer": {"first": ["Ann", "Bob"], "second": {"score": 3, "fair": True}},
+        "decomposition": [
+            {"id": f"s{i}", "question": f"Who won the first of {i}?", "answer": ["Ann", "Bob"], "decomposition": []},
+            {"id": f"t{i}", "question": "How is the second one?", "answer": "fair", "decomposition": []},
+            {"id": f"u{i}", "question": f"Who lost {i}?", "answer": "", "decomposition": []},
+        ],
+    }
+    for i in range(20)
+]
+
+
+def test_answers_of_several_parts_are_read_without_the_packages_code(tmp_path: Path) -> None:
+    wheel = tmp_path / "fanoutqa.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(fanoutqa.DATA, json.dumps(QUESTIONS))
+        archive.writestr("fanoutqa/__init__.py", "raise SystemExit('imported')")
+    rows = fanoutqa.make_rows(fanoutqa.read_questions(wheel))
+    assert [sum(row["split"] == split for row in rows) for split in ("train", "validation", "test")] == [12, 2, 6]
+    row = next(row for row in rows if row["id"] == "q3")
+    assert row["prompt"] == "Who won each of the games 3?"
+    assert row["answer"] == "first: Ann, Bob; second: score: 3; fair: yes"
+    assert row["parts"] == ["first", "Ann", "Bob", "second", "score", "3", "fair", "yes"]
+    assert row["decomposition"][0] == {"question": "Who won the first of 3?", "answer": "Ann, Bob"}
+    steps = fanoutqa.make_rows(QUESTIONS, steps=True)
+    assert len(steps) == 21  # one of each question, and the one that all of them have: what has no answer is left out
+    assert sum(row["prompt"] == "How is the second one?" for row in steps) == 1
+    split_of = {row["id"]: row["split"] for row in rows}
+    assert all(row["split"] == split_of[row["of"]] for row in steps)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no json", "neither a wheel nor JSON"),
+        (b"\xff\xfe", "neither a wheel nor JSON"),
+        (b"{}", "dict without questions"),
+        (b"[]", "list without questions"),
+        (b'[{"id": 1, "question": "q"}]', "question 0 has no id, question and answer: it has 'id', 'question'"),
+        (b"[3]", "question 0 has no id, question and answer: it has 3"),
+    ],
+)
+def test_another_file_than_the_questions_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "dev.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        fanoutqa.read_questions(path)
+
+
+def test_a_wheel_without_the_questions_is_named(tmp_path: Path) -> None:
+    wheel = tmp_path / "other.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other/__init__.py", "")
+    with pytest.raises(ValueError, match=r"has no fanoutqa/data/fanout-final-dev.json.*it has \['other/__init__.py'\]"):
+        fanoutqa.read_questions(wheel)
+    with pytest.raises(ValueError, match=r"has no emoji/unicode_codes/emoji.json: give the wheel of emoji"):
+        emoji_pictures.read_names(wheel)

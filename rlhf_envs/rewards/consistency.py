@@ -35,8 +35,10 @@ CLAIMS = (
 ORDER = ("near_pairs", "reversed_pairs", "far_pairs", "copied_pairs", "longest_copy", "same_role", "wrong_role")
 FORM = ("words", "text_words")
 FEATURES = (*MATCHES, *CLAIMS, *ORDER, *FORM)
-NEGATIONS = frozenset("no not never without cannot non nor neither t".split())  # "t" is that of "don't"
-ROLES = frozenset("for to from in with by of on as using via into over between".split())
+NEGATIONS = frozenset(["no", "not", "never", "without", "cannot", "non", "nor", "neither", "t"])  # "t" as in "don't"
+ROLES = frozenset(
+    ["for", "to", "from", "in", "with", "by", "of", "on", "as", "using", "via", "into", "over", "between"]
+)
 STEM = 5  # characters by which words of one family are told
 NEAR, REACH = 5, 3  # words between which a pair is near, and words that a negation reaches
 LEAST_KNOWN = 0.4  # share of a text's words that the model has to know

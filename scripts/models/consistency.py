@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from rlhf_envs.datasets import load_rows
-from rlhf_envs.overlap import FUNCTION_WORDS, overlap_words
+from rlhf_envs.overlap import overlap_words
 from rlhf_envs.rewards.consistency import (
     FOLDER,
     NEGATIONS,
@@ -131,31 +131,19 @@ def make_swaps(rows: Sequence[Row]) -> tuple[Change, ...]:
 
 
 OPPOSITES = (
-    "client server", "read write", "reader writer", "reading writing", "encoder decoder", "encode decode", "import export",
-    "input output", "32-bit 64-bit", "static dynamic", "local remote", "synchronous asynchronous", "compress decompress",
-    "compression decompression", "graphical textual", "gui command-line", "online offline", "runtime development",
-    "free commercial", "fast slow", "simple complex", "small large", "high low", "new old", "upload download",
-    "encrypt decrypt", "encryption decryption", "create delete", "add remove", "start stop", "open close",
-    "public private", "single multiple", "modern ancient", "automatic manual", "multi-threaded single-threaded",
+    "client server", "read write", "reader writer", "reading writing", "encoder decoder", "encode decode",
+    "import export", "input output", "32-bit 64-bit", "static dynamic", "local remote", "synchronous asynchronous",
+    "compress decompress", "compression decompression", "graphical textual", "gui command-line", "online offline",
+    "runtime development", "free commercial", "fast slow", "simple complex", "small large", "high low", "new old",
+    "upload download", "encrypt decrypt", "encryption decryption", "create delete", "add remove", "start stop",
+    "open close", "public private", "single multiple", "modern ancient", "automatic manual", "multi-threaded single-threaded",
     "lightweight heavyweight", "minimal complete", "2d 3d", "audio video", "linux windows", "hardware software",
     "frontend backend", "front-end back-end", "kernel userspace", "binary text", "parallel sequential",
 )  # fmt: skip
 OPPOSITE = {a: b for pair in OPPOSITES for a, b in (pair.split(), pair.split()[::-1])}
 LANGUAGES = (
-    "Python",
-    "Perl",
-    "Ruby",
-    "Java",
-    "Haskell",
-    "Go",
-    "PHP",
-    "JavaScript",
-    "OCaml",
-    "Rust",
-    "Lua",
-    "Erlang",
-    "R",
-)
+    "Python", "Perl", "Ruby", "Java", "Haskell", "Go", "PHP", "JavaScript", "OCaml", "Rust", "Lua", "Erlang", "R",
+)  # fmt: skip
 
 
 def replaced(words: Sequence[str], others: Callable[[str], str | None]) -> str | None:
@@ -197,7 +185,7 @@ def exchanged(row: Row, rows: Sequence[Row], rng: random.Random) -> str | None:
 
 
 def own_word(row: Row, rows: Sequence[Row], rng: random.Random) -> str | None:
-    """Return the synopsis with a content word replaced by another one of the description, so that all are the text's."""
+    """Return the synopsis with a content word replaced by another one of the description, so that it has all words."""
     words = row["reference"].split()
     free = [*{*content(overlap_words(row["prompt"]))} - {*overlap_words(row["reference"])}]
     places = [i for i, word in enumerate(words) if content(overlap_words(word))]
