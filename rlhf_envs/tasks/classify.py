@@ -92,7 +92,7 @@ class Classify(LabelTask):
     negative, neutral or positive, as at least half of the raters said. `rlhf/ClassifyNews-v0`, or `sample="news"`, has
     1,800 sentences of editorials. There is no sample of finance: too few of the sentences are about money for one.
 
-    `sample="topics"` has 960 descriptions of software, 120 of each of eight topics (624 train, 96 validation, 240
+    `sample="topics"` has 960 descriptions of software, 120 of each of eight topics (648 train, 72 validation, 240
     test): editors, fonts, games, graphics, mail, science, sound and web, which are the sections into which Debian's
     maintainers put the packages.
 
@@ -116,8 +116,9 @@ class Classify(LabelTask):
     EOS, or 8 new tokens.
 
     ## Arguments
-    `data`, `columns`, the `labels`, the `template` of the prompt, by default `{text}`, a
-    new line and "Label:", and without data the `sample`: "mood", "news" or "topics". It takes the other arguments of `TextGenerationEnv`, such as `model` and `max_new_tokens`.
+    `data`, `columns`, the `labels`, the `template` of the prompt, by default `{text}`, a new line and "Label:", and
+    without data the `sample`: "mood", "news" or "topics". It takes the other arguments of `TextGenerationEnv`, such as
+    `model` and `max_new_tokens`.
 
     ## Version history
     v0: the first version.
@@ -171,8 +172,8 @@ class Classify(LabelTask):
         """Return the rows. Rows of `data` need a `prompt`, which is the text, and a `label` or `votes`.
 
         Raises:
-            ValueError: there is a `sample` too, a row has neither, or a label that is not among the stated ones, a label does not fit into an
-                episode, or all training rows have one label.
+            ValueError: there is a `sample` too, a row has neither, or a label that is not among the stated ones, a
+                label does not fit into an episode, or all training rows have one label.
         """
         if data is not None and self.sample is not None:
             raise ValueError(f"sample={self.sample!r} beside data=...: give one of them")

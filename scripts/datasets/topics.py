@@ -6,9 +6,9 @@
     python -m scripts.datasets.topics Translation-en Packages
     python -m scripts.datasets.topics Translation-en Packages --output topics.jsonl.gz
 
-The maintainers and the archive's masters put each package into its section. Of the 58 sections these eight are about a
-subject of their own; others name a language ("perl"), a kind of file ("libdevel") or the rest ("misc"). The last
-command writes all descriptions in these sections. Deterministic: the same sources give the same bytes.
+The maintainers and the archive's masters put each package into its section. These eight are about a subject of their
+own and have enough descriptions; others name a language ("perl"), a kind of file ("libdevel") or the rest ("misc"). The
+last command writes all descriptions in these sections. Deterministic: the same sources give the same bytes.
 """
 
 from __future__ import annotations

@@ -136,9 +136,10 @@ OPPOSITES = (
     "compress decompress", "compression decompression", "graphical textual", "gui command-line", "online offline",
     "runtime development", "free commercial", "fast slow", "simple complex", "small large", "high low", "new old",
     "upload download", "encrypt decrypt", "encryption decryption", "create delete", "add remove", "start stop",
-    "open close", "public private", "single multiple", "modern ancient", "automatic manual", "multi-threaded single-threaded",
-    "lightweight heavyweight", "minimal complete", "2d 3d", "audio video", "linux windows", "hardware software",
-    "frontend backend", "front-end back-end", "kernel userspace", "binary text", "parallel sequential",
+    "open close", "public private", "single multiple", "modern ancient", "automatic manual",
+    "multi-threaded single-threaded", "lightweight heavyweight", "minimal complete", "2d 3d", "audio video",
+    "linux windows", "hardware software", "frontend backend", "front-end back-end", "kernel userspace", "binary text",
+    "parallel sequential",
 )  # fmt: skip
 OPPOSITE = {a: b for pair in OPPOSITES for a, b in (pair.split(), pair.split()[::-1])}
 LANGUAGES = (
