@@ -275,7 +275,7 @@ def test_answers_of_several_parts_are_read_without_the_packages_code(tmp_path: P
         archive.writestr(fanoutqa.DATA, json.dumps(QUESTIONS))
         archive.writestr("fanoutqa/__init__.py", "raise SystemExit('imported')")
     rows = fanoutqa.make_rows(fanoutqa.read_questions(wheel))
-    assert [sum(row["split"] == split for row in rows) for split in ("train", "validation", "test")] == [12, 2, 6]
+    assert [sum(row["split"] == split for row in rows) for split in ("train", "validation", "test")] == [13, 1, 6]
     row = next(row for row in rows if row["id"] == "q3")
     assert row["prompt"] == "Who won each of the games 3?"
     assert row["answer"] == "first: Ann, Bob; second: score: 3; fair: yes"

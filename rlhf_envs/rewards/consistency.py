@@ -41,7 +41,8 @@ ROLES = frozenset(
 )
 STEM = 5  # characters by which words of one family are told
 NEAR, REACH = 5, 3  # words between which a pair is near, and words that a negation reaches
-LEAST_KNOWN = 0.4  # share of a text's words that the model has to know
+LEAST_KNOWN = 0.45  # share of a text's words that the model has to know
+MOST_WORDS = 60  # of a text: it learned from texts of 14 to 40 words
 
 
 class WordTable:
@@ -90,8 +91,8 @@ class ConsistencyModel:
     def probability(self, texts: Sequence[str], summaries: Sequence[str]) -> NDArray[np.float64]:
         """Return how probably each summary is consistent with its text, (n,) float64 in [0, 1].
 
-        A summary without a word claims nothing, and is given 0. NaN stands for a text of which the model knows too few
-        words, as in another language.
+        A summary without a word claims nothing, and is given 0. NaN stands for what the model does not know: a text of
+        which it knows too few words, as in another language, or of more than `MOST_WORDS`.
         """
         found = 1 / (1 + np.exp(-self.log_odds(texts, summaries)))
         empty = np.array([not overlap_words(summary) for summary in summaries], dtype=bool)
@@ -99,10 +100,10 @@ class ConsistencyModel:
         return np.where(known, np.where(empty, 0.0, found), np.nan)
 
     def knows(self, text: str) -> bool:
-        """Return whether the model knows enough of the words of a text, each by itself."""
+        """Return whether a text is like those from which the model learned: of few words, which it knows."""
         words = overlap_words(text)
         known = sum(word in self.table.index or word in FUNCTION_WORDS for word in words)
-        return bool(words) and known >= LEAST_KNOWN * len(words)
+        return 0 < len(words) <= MOST_WORDS and known >= LEAST_KNOWN * len(words)
 
     def log_odds(self, texts: Sequence[str], summaries: Sequence[str]) -> NDArray[np.float64]:
         """Return the log-odds that the summaries are consistent, (n,) float64."""

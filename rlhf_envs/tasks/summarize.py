@@ -45,7 +45,8 @@ class Summarize(Task):
     `length_ratio` in words, and `consistency`: how probably the summary says nothing that the description does not, by
     the model "summary-consistency", which learned from other descriptions than "summary-reward" and which agents do not
     train against. It tells foreign words, names, numbers and negations; a word in the place of another one of the
-    description, or what is exchanged ("A for B", "B for A"), hardly. It is NaN for texts in other languages.
+    description, or what is exchanged ("A for B", "B for A"), hardly. It is NaN for texts in other languages
+    and of more than 60 words, which it does not know.
 
     ## Episode end
     EOS, or 24 new tokens.

@@ -1,12 +1,14 @@
 """Fit "summary-consistency", which tells whether a summary says what its text says, on Debian's package descriptions.
 
     python -m scripts.models.consistency Translation-en
+    python -m scripts.models.consistency Translation-en --other aclsum.jsonl
 
 `scripts/datasets/debian.py` says where the file comes from. The regression learns from the training split of the
 bundled sample, from which "summary-reward" has learned nothing: a maintainer's synopsis or a piece of the description,
 which are consistent with it, and other packages' synopses and damaged ones, which are not. What is known of words comes
 from descriptions that are neither in the sample nor in a pair of "summary-reward". Held-out descriptions test it, also
-with damage of kinds from which it did not learn (`UNSEEN`).
+with damage of kinds from which it did not learn (`UNSEEN`), and with `--other` the test split of a file of other texts
+with summaries, such as `scripts/datasets/aclsum.py` writes.
 """
 
 from __future__ import annotations
@@ -299,18 +301,32 @@ def print_held_out(model: ConsistencyModel, rows: Sequence[Row], rng: random.Ran
     )
 
 
+def print_others(model: ConsistencyModel, rows: Sequence[Row]) -> None:
+    """Print how well summaries of other texts are told from those of the text three rows before."""
+    texts, own = ([row[name] for row in rows] for name in ("prompt", "reference"))
+    true, false = model.log_odds(texts, own), model.log_odds(texts, own[3:] + own[:3])
+    auc = roc_auc_score(np.repeat([1, 0], len(rows)), np.concatenate([true, false]))
+    print(
+        f"{len(rows)} other texts: AUC {auc:.3f}; of their own summaries {(true > 0).mean():.3f} are judged consistent"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("translation", type=Path)
     parser.add_argument("--regularisation", type=float, default=0.1, help="C of the logistic regression")
     parser.add_argument("--split", default="test", help="the split of the sample that is held out")
+    parser.add_argument("--other", type=Path, help="a file of texts and summaries of another kind")
     args = parser.parse_args()
     table = make_table(read_others(args.translation))
     model, n_right, n_wrong = fit(table, load_rows("descriptions", "train"), args.regularisation)
     model.save(TARGET)
     size = sum(file.stat().st_size for file in TARGET.iterdir())
     print(f"{n_right:,} consistent texts, {n_wrong:,} others, {len(table.words):,} words, {size / 1e3:.0f} kB")
-    print_held_out(ConsistencyModel.load(str(TARGET)), load_rows("descriptions", args.split), random.Random(0))
+    model = ConsistencyModel.load(str(TARGET))
+    print_held_out(model, load_rows("descriptions", args.split), random.Random(0))
+    if args.other:
+        print_others(model, load_rows(args.other, "test", ("prompt", "reference")))
 
 
 if __name__ == "__main__":

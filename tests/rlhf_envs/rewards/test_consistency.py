@@ -76,6 +76,8 @@ def test_an_empty_summary_says_nothing_and_other_languages_are_not_judged(model:
     np.testing.assert_array_equal(found[:2], [0, 0])
     assert found[2] < 0.5
     assert np.isnan(found[3:]).all()
+    assert np.isnan(model.probability([" ".join([TEXT] * 4)], ["image viewer"])).all()  # 80 words
+    assert not np.isnan(model.probability(TEXTS, SYNOPSES)).any()
     assert model.probability([], []).shape == (0,)
 
 

@@ -175,5 +175,5 @@ def test_answers_of_several_parts_have_metrics_of_their_own() -> None:
     found = env.task.metrics(["p"] * 3, told, columns)
     assert found["parts_found"] == pytest.approx([2 / 3, 1, 0])
     assert found["all_parts"] == [0, 1, 0]
-    scores = env.reward_fn(["p"] * 3, told, **{"answer": columns["answer"]})
-    assert list(scores) == pytest.approx([2 / 3, 1, 0])
+    scores = env.reward_fn(told, answer=columns["answer"])
+    assert list(scores) == pytest.approx([2 / 3, 1, 0])  # two of the four words, and none
