@@ -2,7 +2,7 @@
 
     pip download --no-deps fanoutqa==1.1.1
     python -m scripts.datasets.fanoutqa fanoutqa-1.1.1-py3-none-any.whl fanoutqa.jsonl
-    rlhf evaluate smollm2 --env rlhf/QuestionAnswering-v0 --data fanoutqa.jsonl --env-kwargs max_new_tokens:128
+    rlhf evaluate smollm2 --env rlhf/QuestionAnswering-v0 --data fanoutqa.jsonl --max-new-tokens 128
     python -m scripts.datasets.fanoutqa fanoutqa-1.1.1-py3-none-any.whl steps.jsonl --steps
 
 A question asks for something of each of several things ("What is the batting hand of each of the first five picks in
@@ -111,10 +111,14 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--steps", action="store_true", help="write the questions that each was taken apart into")
     args = parser.parse_args()
-    rows = make_rows(read_questions(args.wheel), args.steps)
+    questions = read_questions(args.wheel)
+    rows = make_rows(questions, args.steps)
+    left_out = sum(len([*steps_of(one)]) if args.steps else 1 for one in questions) - len(rows)
     args.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     counts = {split: sum(row["split"] == split for row in rows) for split in ("train", "validation", "test")}
-    print(f"{args.output}: {len(rows):,} rows {counts}, {sum(len(row['parts']) for row in rows) / len(rows):.1f} parts")
+    parts = sum(len(row["parts"]) for row in rows) / len(rows)
+    print(f"{args.output}: {len(rows):,} rows {counts}, {parts:.1f} parts each")
+    print(f"{left_out:,} left out, which have no answer or are asked before, some of them in another split")
 
 
 if __name__ == "__main__":
