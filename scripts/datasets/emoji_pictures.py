@@ -4,7 +4,8 @@
     apt-get download fonts-noto-color-emoji && dpkg -x fonts-noto-color-emoji_*.deb font
     python -m scripts.datasets.emoji_pictures emoji-2.16.0-py3-none-any.whl \
         font/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf emoji.jsonl.gz
-    rlhf sft rlhf/ImageCaption-v0 start --env-kwargs data:emoji.jsonl.gz
+    rlhf sft emoji.jsonl.gz start --model tiny-vision --column completion:reference
+    rlhf train --env rlhf/ImageCaption-v0 --data emoji.jsonl.gz --model start --env-kwargs max_new_tokens:32
 
 Each picture stands twice, with its English and its Chinese name, in one split. The names are Unicode's (CLDR), as the
 package emoji has them (BSD); of it two JSON files are read, and none of its code is imported. The pictures are Noto
