@@ -61,8 +61,8 @@ class ImageCaption(Task):
     scripts.datasets.emoji_pictures` writes such a file: 1,854 emoji, each with its English and its Chinese name, from a
     font and a package that are not bundled. `rlhf sft emoji.jsonl.gz start --model tiny-vision --column
     completion:reference` teaches the form. "tiny-vision" writes Chinese in bytes, so that these names need
-    `max_new_tokens=32`: a third of the Chinese ones is longer than 12. It takes the other arguments of `TextGenerationEnv`, such as `model`,
-    `split` and `reward`.
+    `max_new_tokens=32`: a third of the Chinese ones is longer than 12. It takes the other arguments of
+    `TextGenerationEnv`, such as `model`, `split` and `reward`.
 
     ## Version history
     v0: the first version.
