@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlhf_envs.models import resolve
 from rlhf_envs.rewards.chrf import bleu, fold
+from rlhf_envs.tasks.back_translation import load_back_translator
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.tasks.references import check_references
 
 __all__ = ["Translate"]
 
 ENGLISH, CHINESE = "English", "Chinese"
+BACK_TOKENS = 48  # of a text that is translated back
 
 
 class Translate(Task):
@@ -53,9 +56,13 @@ class Translate(Task):
     default_reward = "chrf"
     default_data = "interface_texts"
     start = "--epochs 4 --learning-rate 1e-3"
-    template = "{source}: {text}\n{target}:"
     max_prompt_tokens = 64
     max_new_tokens = 48
+
+    def __init__(self, back_translator: str | None = None) -> None:
+        if back_translator is not None:
+            resolve(back_translator)  # raises, unless there may be such a model; it is loaded when it is needed
+        self.back_translator = back_translator
 
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return the rows. Rows of `data` need a `prompt`, which is the text, and a `reference`.
@@ -69,7 +76,7 @@ class Translate(Task):
     def fill(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row with the template around its text, and a space before its reference."""
         text, source, target = row.get("text", row["prompt"]), row.get("source", ENGLISH), row.get("target", CHINESE)
-        prompt = self.template.format(text=text, source=source, target=target)
+        prompt = write_prompt(text, source, target)
         reference = f" {row['reference'].strip()}"
         return {**row, "prompt": prompt, "text": text, "reference": reference, "source": source, "target": target}
 
@@ -86,5 +93,19 @@ class Translate(Task):
     def corpus_metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, float]:
-        """Return `bleu`."""
-        return {"bleu": bleu(completions, columns["reference"])}
+        """Return `bleu`, and with a back-translator `back_translation` and `back_translated_reference`."""
+        found = {"bleu": bleu(completions, columns["reference"])}
+        if self.back_translator is None:
+            return found
+        translator = load_back_translator(self.back_translator, write_prompt, BACK_TOKENS)
+        languages = [*zip(columns["source"], columns["target"], strict=True)]
+        both = {"back_translation": completions, "back_translated_reference": columns["reference"]}
+        shares = {
+            name: translator.share_that_returns(columns["text"], given, languages) for name, given in both.items()
+        }
+        return found | {name: sum(share) / len(share) for name, share in shares.items()}
+
+
+def write_prompt(text: str, source: str, target: str) -> str:
+    """Return the prompt that asks for the translation of a text."""
+    return f"{source}: {text}\n{target}:"

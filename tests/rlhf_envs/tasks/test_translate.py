@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import builtins
+import pickle
 import random
 import re
 from typing import Any
 
 import gymnasium as gym
 import pytest
+import torch
 
+from rlhf_envs.models import load_causal_lm, load_tokenizer
 from rlhf_envs.rewards import chrf
 from rlhf_envs.rewards.chrf import ChrF, bleu, fold
-from rlhf_envs.tasks.translate import Translate
+from rlhf_envs.tasks.back_translation import BackTranslator
+from rlhf_envs.tasks.translate import Translate, write_prompt
 from rlhf_envs.testing import check_task
 
 sacrebleu = pytest.importorskip("sacrebleu", reason="needs the extra translate")
@@ -88,6 +92,43 @@ def test_metrics_by_hand() -> None:
     found = Translate().metrics(["p"] * 3, [" 打开文件", "打开", ""], columns)
     assert found == {"exact": [1.0, 0.0, 0.0], "length_ratio": [1.0, 0.5, 0.0]}
     assert Translate().corpus_metrics(["p"], [" 打开文件"], {"reference": ["打开文件"]}) == {"bleu": pytest.approx(100)}
+
+
+def test_what_comes_back_is_what_the_model_writes_for_each_translation_alone() -> None:
+    model, tokenizer = load_causal_lm("tiny"), load_tokenizer("tiny")
+    texts, translations = ["Open file", "保存", "the film was good", "Close"], [" 打开", " save all", "the film", "关"]
+    languages = [("English", "Chinese"), ("Chinese", "English")] * 2
+    expected = []
+    for text, given, (source, target) in zip(texts, translations, languages, strict=True):
+        ids = tokenizer(f"{target}: {given.strip()}\n{source}:", return_tensors="pt")["input_ids"]
+        found = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8)
+        back = tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
+        expected.append(ChrF()(["p"], [back], reference=[text])[0])
+    translator = BackTranslator("tiny", write_prompt, 8)
+    assert translator.share_that_returns(texts, translations, languages) == pytest.approx(expected)
+    assert max(expected) > 0
+    translator.model = None  # nothing is translated twice
+    assert translator.share_that_returns(texts, translations, languages) == pytest.approx(expected)
+    copies = ["OPEN file ", "", "the film was good", "关"]
+    assert translator.share_that_returns(texts, copies, languages) == pytest.approx([0, 0, 0, expected[3]])
+
+
+def test_back_translation_is_measured_of_completions_and_references_and_is_no_part_of_the_reward() -> None:
+    env: Any = gym.make("rlhf/Translate-v0", split="test", back_translator="tiny").unwrapped
+    assert env.task.metric_names(env.rows) == [
+        "exact", "length_ratio", "bleu", "back_translation", "back_translated_reference"
+    ]  # fmt: skip
+    assert isinstance(env.reward_fn, ChrF)
+    columns = {name: [row[name] for row in env.rows[:2]] for name in env.rows[0]}
+    prompts = columns.pop("prompt")
+    found = env.task.corpus_metrics(prompts, columns["reference"], columns)
+    assert found["back_translation"] == found["back_translated_reference"]
+    assert env.task.corpus_metrics(prompts, columns["text"], columns)["back_translation"] == 0
+    assert pickle.loads(pickle.dumps(env.task)).back_translator == "tiny"
+    with pytest.raises(ValueError, match="the model 'nowhere/back/translator' is no folder"):
+        gym.make("rlhf/Translate-v0", back_translator="nowhere/back/translator")
+    with pytest.raises(ValueError, match="'tiny' has 256 positions, and it needs more than the 256 tokens"):
+        BackTranslator("tiny", write_prompt, 256)
 
 
 def test_rows_of_ones_own_get_the_template_once_and_may_name_their_languages() -> None:
