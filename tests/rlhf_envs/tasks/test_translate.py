@@ -10,6 +10,8 @@ import gymnasium as gym
 import pytest
 import torch
 
+from rlhf_envs.datasets import load_rows
+from rlhf_envs.datasets.corpora import load_corpus
 from rlhf_envs.models import load_causal_lm, load_tokenizer
 from rlhf_envs.rewards import chrf
 from rlhf_envs.rewards.chrf import ChrF, bleu, fold
@@ -159,4 +161,23 @@ def test_no_message_of_the_sample_is_in_two_splits_in_either_language() -> None:
             assert seen.setdefault(key, split) == split
             other = re.sub(r"[\W_]", "", row["reference"].lower())
             assert seen.setdefault(other, split) == split
-    assert sizes == {"train": 4804, "validation": 534, "test": 942}
+    assert sizes == {"train": 1218, "validation": 534, "test": 942}
+
+
+def test_a_start_and_its_agents_learn_from_different_messages() -> None:
+    task = Translate()
+    shown = task.demonstrations("train")
+    assert len(shown) + len(task.rows("train", None)) == len(load_rows("interface_texts", "train"))
+    texts = {row["prompt"].partition(": ")[2].partition("\n")[0] for row in shown}
+    for row in task.rows("train", None):
+        assert row["text"] not in texts
+        assert row["reference"].strip() not in texts
+    assert len(task.demonstrations("validation")) == len(task.rows("validation", None))
+
+
+def test_the_corpus_for_pre_training_holds_each_message_in_both_languages_in_its_split() -> None:
+    documents = load_corpus("interface-texts")
+    assert {document.split for document in documents} == {"train", "validation", "test"}
+    for split in ("validation", "test"):
+        texts = [document.text for document in documents if document.split == split]
+        assert texts == [row["text"] for row in Translate().rows(split, None)]
