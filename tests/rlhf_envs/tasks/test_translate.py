@@ -97,14 +97,15 @@ def test_metrics_by_hand() -> None:
 
 
 def test_what_comes_back_is_what_the_model_writes_for_each_translation_alone() -> None:
-    model, tokenizer = load_causal_lm("tiny"), load_tokenizer("tiny")
+    model: Any = load_causal_lm("tiny")
+    tokenizer = load_tokenizer("tiny")
     texts, translations = ["Open file", "保存", "the film was good", "Close"], [" 打开", " save all", "the film", "关"]
     languages = [("English", "Chinese"), ("Chinese", "English")] * 2
     expected = []
     for text, given, (source, target) in zip(texts, translations, languages, strict=True):
         ids = tokenizer(f"{target}: {given.strip()}\n{source}:", return_tensors="pt")["input_ids"]
         found = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8)
-        back = tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
+        back = str(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
         expected.append(ChrF()(["p"], [back], reference=[text])[0])
     translator = BackTranslator("tiny", write_prompt, 8)
     assert translator.share_that_returns(texts, translations, languages) == pytest.approx(expected)
