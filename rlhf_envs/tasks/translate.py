@@ -32,8 +32,8 @@ class Translate(Task):
     --batch-size 8 --steps 400` makes a model of 1.2M parameters from the training messages, each language by itself,
     whose tokens are words and pieces of them. `rlhf sft rlhf/Translate-v0 start --model en-zh --epochs 20
     --learning-rate 1e-3` teaches it to translate, in about four minutes, and `rlhf train --env rlhf/Translate-v0 --algo
-    rloo --model start` goes on from there. Many of its translations are right, most long ones are not. The scores need
-    sacrebleu: `pip install 'rlhf-envs[translate]'`.
+    rloo --lr-schedule linear --model start` goes on from there. Short messages of known words come out right, others
+    are garbled. The scores need sacrebleu: `pip install 'rlhf-envs[translate]'`.
 
     ## Observation space
     `input_ids` and `attention_mask`, (112,) each: a prompt of up to 64 tokens and up to 48 new ones. A longer message
@@ -63,7 +63,8 @@ class Translate(Task):
     - `back_translator`: the name, folder or hub id of a causal model that translates in this task's form, both ways. It
       is read when the first evaluation asks for it. `rlhf pretrain interface-texts en-zh-2 --seed 1 --vocab-size 1536
       --n-embd 160 --block-size 128 --batch-size 8 --steps 400` and `rlhf sft rlhf/Translate-v0 back --model en-zh-2
-      --seed 1 --epochs 20 --learning-rate 1e-3` make one, `--env-kwargs back_translator:back` names it.
+      --seed 1 --epochs 20 --learning-rate 1e-3` make one, `--env-kwargs back_translator:back` names it. On the test
+      messages it has BLEU 20.2 and chrF 0.33.
 
     `data` takes texts of your own, with the columns `prompt` and `reference` (the translation), and perhaps `source`
     and `target`, the names of the languages, by default English and Chinese. `python -m scripts.datasets.debian_manuals
