@@ -88,7 +88,10 @@ class Translate(Task):
 
     def __init__(self, back_translator: str | None = None) -> None:
         if back_translator is not None:
-            resolve(back_translator)  # raises, unless there may be such a model; it is loaded when it is needed
+            try:
+                resolve(back_translator)  # whether there may be such a model; it is loaded when it is needed
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"back_translator={back_translator!r} is none: {error}") from error
         self.back_translator = back_translator
 
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:

@@ -128,8 +128,9 @@ def test_back_translation_is_measured_of_completions_and_references_and_is_no_pa
     assert found["back_translation"] == found["back_translated_reference"]
     assert env.task.corpus_metrics(prompts, columns["text"], columns)["back_translation"] == 0
     assert pickle.loads(pickle.dumps(env.task)).back_translator == "tiny"
-    with pytest.raises(ValueError, match="the model 'nowhere/back/translator' is no folder"):
-        gym.make("rlhf/Translate-v0", back_translator="nowhere/back/translator")
+    for nowhere in ("nowhere/back/translator", 3):
+        with pytest.raises(ValueError, match=f"back_translator={nowhere!r} is none: "):
+            gym.make("rlhf/Translate-v0", back_translator=nowhere)
     with pytest.raises(ValueError, match="'tiny' has 256 positions, and it needs more than the 256 tokens"):
         BackTranslator("tiny", write_prompt, 256)
 
