@@ -56,7 +56,7 @@ PANELS = {  # the boxes of --help, and the fields in each; all others are in "Op
     | {"early_stopping", "eval_patience", "alarm"},
     "Files and logs": {"log_folder", "run_name", "save_freq", "keep_checkpoints", "wandb", "verbose", "progress"}
     | {"resume", "output", "config", "folder", "dry_run"},
-    "Machine": {"device", "threads", "workers"},
+    "Machine": {"device", "threads", "workers", "nproc"},
 }
 USER_ERRORS = (
     *(ValueError, TypeError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import BaseFileLock
 
@@ -19,6 +20,7 @@ from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards import RewardError
 
 from ..core.random_state import set_generators
+from ..core.ranks import RankLost
 from ..core.schedules import falling_rate
 from ..core.supervised import open_data
 from ..core.vec_env import make_vec_env
@@ -42,6 +44,7 @@ from .logger import check_wandb, finish_wandb, log_held_out, open_logger, start_
 from .model_card import write_model_card
 from .phases import show_phase
 from .progress import ProgressDisplay, planned_tokens
+from .rank_states import check_ranks, envs_per_rank
 from .report import TrainResult, write_report
 
 __all__ = [
@@ -286,7 +289,7 @@ def _generation_options(agent: Any) -> dict[str, Any]:
 
 def _explain(run: Prepared, error: Exception) -> str:
     """Save what can be saved of a failed run, and return what happened and where the checkpoint is."""
-    if not isinstance(error, ValueError | OSError | FloatingPointError | RewardError):  # a bug
+    if not isinstance(error, ValueError | OSError | FloatingPointError | RewardError | RankLost):  # a bug
         logger.error("training failed", exc_info=error)
     checkpoint = None if run.checkpoints is None else run.checkpoints.rescue()
     if checkpoint is None:
@@ -305,7 +308,11 @@ def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
 
 
 def build_agent(config: TrainConfig) -> Any:
-    """Return the agent of a resolved configuration. All names are checked before a model is loaded."""
+    """Return the agent of a resolved configuration. All names are checked before a model is loaded.
+
+    Raises:
+        ValueError: the ranks of a data-parallel run are not alike, see `check_ranks`.
+    """
     check_environment(config.env)
     if config.model is not None:
         find_model(config.model)
@@ -317,7 +324,9 @@ def build_agent(config: TrainConfig) -> Any:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     env = build_environment(config)
-    return make(config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **arguments)
+    agent = make(config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **arguments)
+    check_ranks(config, agent)
+    return agent
 
 
 def load_agent(config: TrainConfig, bundle: Path) -> Any:
@@ -334,6 +343,9 @@ def load_agent(config: TrainConfig, bundle: Path) -> Any:
     if arguments.get("engine") is not None:  # nor is its word for a server
         agent.set_engine(arguments["engine"], **(arguments.get("engine_kwargs") or {}))
     open_data(agent)
+    check_ranks(config, agent)
+    if agent._last_obs is None:  # another number of ranks has other environments, which begin with other prompts
+        agent.get_env().seed(int(np.random.SeedSequence([config.seed, agent.num_timesteps]).generate_state(1)[0]))
     return agent
 
 
@@ -349,9 +361,12 @@ def _first_rate(config: TrainConfig) -> float:
 
 
 def build_environment(config: TrainConfig) -> Any:
-    """Return the training environment of a resolved configuration, with the constraint around its reward."""
+    """Return the training environment of a resolved configuration, with the constraint around its reward.
+
+    The ranks of a data-parallel run have an equal part of its rows each.
+    """
     assert config.n_envs is not None
-    env = make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
+    env = make_vec_env(config.env_id, envs_per_rank(config.n_envs), seed=config.seed, **config.environment_kwargs())
     if config.constraint is not None:
         constrain_environment(config, env)
     return env
