@@ -27,6 +27,7 @@ ORDER = [
     {"text_env"},
     {"vector_env"},
     {"registration"},
+    {"interop"},
     {"testing"},
     {"__init__"},
 ]
