@@ -146,5 +146,5 @@ def _samples(result: TrainResult, n: int = 3) -> list[str]:
 
 def _settings(result: TrainResult) -> dict[str, Any]:
     """Return the run's settings without those that say where it was written."""
-    places = {"log_folder", "run_name", "progress", "verbose", "wandb"}
+    places = {"log_folder", "run_name", "progress", "verbose", "wandb", "tracker", "project"}
     return {name: value for name, value in result.config.model_dump(mode="json").items() if name not in places}

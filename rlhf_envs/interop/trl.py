@@ -31,6 +31,7 @@ from rlhf_envs.finished import copied
 from rlhf_envs.rewards import Guarded, evaluate_reward
 from rlhf_envs.tasks.base import Task, find_rooms, measure
 from rlhf_envs.tasks.lookup import check_environment
+from rlhf_envs.tokens import completion_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset  # type: ignore[import-untyped]
@@ -155,8 +156,16 @@ class TaskReward:
             ValueError: a column is missing, or the reward returned no finite number.
             RewardError: the reward failed.
         """
-        of_data = {name: [copied(value) for value in self._column(name, columns)] for name in self.columns}
-        known = self._known(prompts, completions, completion_ids, columns.get(WHOLE))
+        n = len(completions)
+        of_data = {name: [copied(value) for value in self._column(name, columns, n)] for name in self.columns}
+        known = {WHOLE: list(columns.get(WHOLE, prompts))}
+        if completion_ids is not None and (ids := self._read_ids(completion_ids, completions)) is not None:
+            ended = ["eos" if one and one[-1] in self.ends else "length" for one in ids]
+            known |= {"completion_ids": ids, "finish_reasons": ended}
+            completions = [
+                self._whole_characters(text, one) if reason == "length" else text
+                for text, one, reason in zip(completions, ids, ended, strict=True)
+            ]
         scores = evaluate_reward(self._reward, prompts, completions, {**of_data, **known}, trainer_state)
         if log_metric is not None:
             parts = scores.components.items() if len(scores.components) > 1 else ()
@@ -171,43 +180,43 @@ class TaskReward:
                 log_extra(column, list(values))
         return [None if math.isnan(total) else float(total) for total in scores.totals]
 
-    def _column(self, name: str, columns: Mapping[str, Any]) -> Sequence[Any]:
-        """Return the values of a column of the data."""
+    def _column(self, name: str, columns: Mapping[str, Any], n: int) -> Sequence[Any]:
+        """Return the n values of a column of the data."""
         carried = CARRIED.format(name) if name in TAKEN else name
         if carried not in columns:
             raise ValueError(
                 f"the reward of {self.__name__} needs the column {carried!r}, and the dataset has not: take the one "
                 f"of rlhf_envs.interop.trl.dataset({self.__name__!r}) with the same arguments"
             )
-        values: Sequence[Any] = columns[carried]
-        return values
+        if not hasattr(columns[carried], "tolist"):
+            values: Sequence[Any] = columns[carried]
+            return values
+        values = columns[carried].tolist()  # TRL's Online DPO makes a tensor of numbers, and repeats lists alone
+        return values * (n // len(values))
 
-    def _known(
-        self,
-        prompts: Sequence[Prompt],
-        completions: Sequence[Prompt],
-        completion_ids: Sequence[Sequence[int]] | None,
-        whole: Sequence[Prompt] | None,
-    ) -> dict[str, list[Any]]:
-        """Return what is known of the episodes beside their texts.
+    def _read_ids(
+        self, completion_ids: Sequence[Sequence[int]], completions: Sequence[Prompt]
+    ) -> list[list[int]] | None:
+        """Return the tokens of completions without padding; None, and a warning, if another tokenizer wrote them."""
+        ids = [self._without_padding([int(token) for token in one]) for one in completion_ids]
+        if all(self._is_written(*pair) for pair in zip(ids, completions, strict=True)):
+            return ids
+        if not self._is_warned:
+            logger.warning(
+                "%s: the trainer's tokens are not of the environment's tokenizer, so its reward is given no "
+                "completion_ids and finish_reasons: give model=<the trainer's model> to reward(...)",
+                self.__name__,
+            )
+        self._is_warned = True
+        return None
 
-        Tokens of another tokenizer than the environment's say nothing here, so they are left out.
-        """
-        known: dict[str, list[Any]] = {WHOLE: list(prompts if whole is None else whole)}
-        if completion_ids is None:
-            return known
-        ids = [[int(token) for token in one] for one in completion_ids]
-        if not all(self._is_written(*pair) for pair in zip(ids, completions, strict=True)):
-            if not self._is_warned:
-                logger.warning(
-                    "%s: the trainer's tokens are not of the environment's tokenizer, so its reward is given no "
-                    "completion_ids and finish_reasons: give model=<the trainer's model> to reward(...)",
-                    self.__name__,
-                )
-            self._is_warned = True
-            return known
-        ended = ["eos" if one and one[-1] in self.ends else "length" for one in ids]
-        return {**known, "completion_ids": ids, "finish_reasons": ended}
+    def _without_padding(self, ids: list[int]) -> list[int]:
+        """Return the tokens up to the EOS that ends them, or without the padding after them."""
+        pad = self.tokenizer.pad_token_id
+        length = len(ids)
+        while length and ids[length - 1] == pad and (pad not in self.ends or {*ids[: length - 1]} & self.ends):
+            length -= 1
+        return ids[:length]
 
     def _is_written(self, ids: list[int], completion: Prompt) -> bool:
         """Return whether a completion is what TRL reads in its tokens with the environment's tokenizer."""
@@ -215,6 +224,16 @@ class TaskReward:
             return False
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         return said(completion).strip() == text.strip()
+
+    def _whole_characters(self, completion: Prompt, ids: list[int]) -> Prompt:
+        """Return a completion that the limit cut without a broken last character, as environments read it."""
+        whole, kept = (completion_texts(self.tokenizer, [[]], [ids], [cut])[0] for cut in (False, True))
+        if whole == kept:
+            return completion
+        if isinstance(completion, str):
+            return completion[: len(completion) + len(kept) - len(whole)]
+        last = completion[-1]
+        return [*completion[:-1], {**last, "content": last["content"][: len(last["content"]) + len(kept) - len(whole)]}]
 
 
 class _MaybeSilent(Guarded):
