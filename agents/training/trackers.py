@@ -204,13 +204,14 @@ class TrackioTracker(RunTracker):
                 embed=False,
             )
         _keep_id(folder, "trackio", self._run.name)
+        self._trackio = trackio
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         self._run.log(dict(scalars), step=step)
 
     def finish(self) -> None:
         with contextlib.redirect_stdout(sys.stderr):
-            self._run.finish()
+            self._trackio.finish()
 
 
 class MlflowTracker(RunTracker):
