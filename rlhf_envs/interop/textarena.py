@@ -160,7 +160,7 @@ class TextArena(Task):
             raise ValueError(
                 f"game={self.game!r} is for several players ({error}): take one for a single player"
             ) from error
-        except (ImportError, LookupError, OSError) as error:
+        except (ImportError, LookupError, OSError, SyntaxError) as error:  # Chess of 0.7.4 needs Python 3.12
             raise ValueError(f"game={self.game!r} cannot start here: {type(error).__name__}: {error}") from error
         except (TypeError, ValueError) as error:
             raise ValueError(f"game={self.game!r} refuses options={self.options!r}: {error}") from error

@@ -8,10 +8,10 @@ import sys
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from rlhf_envs.interop.textarena import ENV_ID, TextArena
-from rlhf_envs.testing import check_text_env
 
 HIGHEST = {"max_number": 5, "max_turns": 6}
 
@@ -78,12 +78,31 @@ def test_splits_have_games_of_their_own_and_a_saved_game_goes_on_alike(arena: An
     task = TextArena(options=HIGHEST, size=8)
     seeds = {split: {row["game_seed"] for row in task.rows(split, None)} for split in ("train", "validation", "test")}
     assert not seeds["train"] & seeds["test"] and not seeds["validation"] & seeds["test"]
-    check_text_env(gym.make(ENV_ID, disable_env_checker=True, options=HIGHEST, size=8))
+    one, two = (
+        gym.make(ENV_ID, disable_env_checker=True, options=HIGHEST, size=8, max_new_tokens=120, max_prompt_tokens=136)
+        for _ in range(2)
+    )
+    episodes: Any = one.unwrapped.episodes  # type: ignore[attr-defined]
+    words = [episodes.tokenizer(word, add_special_tokens=False)["input_ids"] for word in "12345"]
+    tokens = [token for word in words for token in (*word, episodes.ends[0])]
+    one.reset(seed=0, options={"index": 4})
+    two.reset(seed=1, options={"index": 0})
+    for token in tokens[:3]:
+        one.step(token)
+    two.unwrapped.episodes.set_state(episodes.get_state())  # type: ignore[attr-defined]
+    ended = False
+    for token in tokens[3:]:
+        if not ended:
+            here, there = one.step(token), two.step(token)
+            np.testing.assert_array_equal(here[0]["input_ids"], there[0]["input_ids"])
+            ended = here[2]
+            assert here[1:3] == there[1:3]
+    assert ended
 
 
 def test_games_that_cannot_be_played_are_refused_by_name(arena: Any) -> None:
     for game, words in {
-        "Chess-v0": "several players",
+        "Nim-v0": "several players",
         "Wordle-v0": "needs a download",
         "GuesTheNumber-v0": "did you mean 'GuessTheNumber-v0'",
     }.items():
