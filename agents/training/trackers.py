@@ -84,6 +84,8 @@ def check_trackers(config: TrainConfig) -> None:
     for name in config.trackers:
         flag = "--wandb" if name == "wandb" and config.wandb is not None else f"--tracker {name}"
         try:
+            if name == "mlflow":
+                _keep_mlflow_quiet()
             with _trackio_folder(config) if name == "trackio" else contextlib.nullcontext():
                 importlib.import_module(name)
             if name == "mlflow":
@@ -214,10 +216,16 @@ class TrackioTracker(RunTracker):
             self._trackio.finish()
 
 
+def _keep_mlflow_quiet() -> None:
+    """Switch off what MLflow tells its authors about its use, before it is imported; what is set already stays."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
 class MlflowTracker(RunTracker):
     """Log to MLflow: a run of the experiment that is named like the project, with the settings as parameters."""
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
+        _keep_mlflow_quiet()
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)  # else they tell about their database's tables
         from mlflow import MlflowClient

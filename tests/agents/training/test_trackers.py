@@ -134,12 +134,12 @@ def in_trackio(logs: Path, project: str) -> Points:
 def test_a_run_goes_on_in_the_real_package_and_no_password_is_in_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # trackio reads it when it is imported
     pytest.importorskip(name)
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "ppo" / "run_1"
     folder.mkdir(parents=True)
-    secret = {"reward_kwargs": {"store": "postgresql://me:secret@db/x"}}
+    secret = {"reward_kwargs": {"store": "postgresql://me:pass-4711@db/x"}}
     config = TrainConfig(env=BANDIT, tracker=[name], project="mine", log_folder=str(tmp_path), env_kwargs=secret)
     for step in (5, 15):
         (tracker,) = start_trackers(config, folder)
@@ -150,7 +150,7 @@ def test_a_run_goes_on_in_the_real_package_and_no_password_is_in_it(
     )
     assert found["rlhf/reward"] == [(5, 2.5), (15, 7.5)] and "rlhf/my judge" in found
     (database,) = [path for path in tmp_path.rglob("m*.db")]
-    assert b"secret" not in database.read_bytes() and b"postgresql://***@db/x" in database.read_bytes()
+    assert b"pass-4711" not in database.read_bytes() and b"postgresql://***@db/x" in database.read_bytes()
 
 
 @pytest.mark.slow
