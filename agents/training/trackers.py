@@ -66,10 +66,9 @@ class TrackerOutput(KVWriter):
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Log the scalars of a step."""
         values = filter_excluded_keys(key_values, key_excluded, "tensorboard")
-        plain = {tag: value for tag, value in values.items() if isinstance(value, np.ScalarType)}
-        self.tracker.log(
-            {tag: float(value) for tag, value in plain.items() if not isinstance(value, str | bytes)}, step
-        )
+        texts = str | bytes
+        plain = {t: v for t, v in values.items() if isinstance(v, np.ScalarType) and not isinstance(v, texts)}
+        self.tracker.log({tag: float(value) for tag, value in plain.items()}, step)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Do nothing: the tracker gets the last evaluation after the logger is closed."""
@@ -100,7 +99,7 @@ def start_trackers(config: TrainConfig, folder: Path) -> list[RunTracker]:
     Raises:
         OSError: one cannot start, for example without a key or a network.
     """
-    kinds = {"wandb": WandbTracker, "trackio": TrackioTracker, "mlflow": MlflowTracker}
+    kinds: dict[str, Any] = {"wandb": WandbTracker, "trackio": TrackioTracker, "mlflow": MlflowTracker}
     started: list[RunTracker] = []
     try:
         for name in config.trackers:

@@ -180,7 +180,7 @@ class TaskReward:
                 log_extra(column, list(values))
         return [None if math.isnan(total) else float(total) for total in scores.totals]
 
-    def _column(self, name: str, columns: Mapping[str, Any], n: int) -> Sequence[Any]:
+    def _column(self, name: str, columns: Mapping[str, Any], n: int) -> list[Any]:
         """Return the n values of a column of the data."""
         carried = CARRIED.format(name) if name in TAKEN else name
         if carried not in columns:
@@ -189,10 +189,11 @@ class TaskReward:
                 f"of rlhf_envs.interop.trl.dataset({self.__name__!r}) with the same arguments"
             )
         if not hasattr(columns[carried], "tolist"):
-            values: Sequence[Any] = columns[carried]
-            return values
-        values = columns[carried].tolist()  # TRL's Online DPO makes a tensor of numbers, and repeats lists alone
-        return values * (n // len(values))
+            return list(columns[carried])
+        numbers: list[Any] = columns[
+            carried
+        ].tolist()  # TRL's Online DPO makes a tensor of them, and repeats lists alone
+        return numbers * (n // len(numbers))
 
     def _read_ids(
         self, completion_ids: Sequence[Sequence[int]], completions: Sequence[Prompt]
@@ -223,7 +224,7 @@ class TaskReward:
         if any(not 0 <= token < len(self.tokenizer) for token in ids):
             return False
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return said(completion).strip() == text.strip()
+        return str(said(completion)).strip() == str(text).strip()
 
     def _whole_characters(self, completion: Prompt, ids: list[int]) -> Prompt:
         """Return a completion that the limit cut without a broken last character, as environments read it."""
