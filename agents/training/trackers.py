@@ -32,6 +32,8 @@ from .config import TrainConfig
 
 __all__ = ["RunTracker", "TrackerOutput", "check_trackers", "start_trackers"]
 
+logger = logging.getLogger(__name__)
+
 PACKAGES = {"wandb": "W&B", "trackio": "trackio", "mlflow": "MLflow"}  # modules, extras and flags have these names
 NOT_IN_MLFLOW = re.compile(r"[^\w\-. :/]")
 PARAM_LENGTH = 6000  # of a value in MLflow
@@ -194,6 +196,12 @@ class TrackioTracker(RunTracker):
         with _trackio_folder(config), contextlib.redirect_stdout(sys.stderr):
             import trackio
 
+            wanted = Path(os.environ["TRACKIO_DIR"])
+            if Path(trackio.TRACKIO_DIR) != wanted:
+                logger.warning(
+                    "trackio was imported before this run, so it writes to %s and not to %s: set TRACKIO_DIR first",
+                    *(trackio.TRACKIO_DIR, wanted),
+                )
             self._run = trackio.init(
                 project=config.project,
                 name=kept or _name(config, folder),

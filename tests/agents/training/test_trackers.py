@@ -136,7 +136,9 @@ def test_a_run_goes_on_in_the_real_package_and_no_password_is_in_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # trackio reads it when it is imported
-    pytest.importorskip(name)
+    package = pytest.importorskip(name)
+    if getattr(package, "TRACKIO_DIR", tmp_path / "trackio") != tmp_path / "trackio":
+        pytest.skip("something has imported trackio before, so it writes elsewhere: run this file alone")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "ppo" / "run_1"
     folder.mkdir(parents=True)
