@@ -23,9 +23,9 @@ from ..saving.locks import take
 from ..saving.provenance import differences, read_records
 from .building import build_callbacks
 from .config import TrainConfig
-from .logger import check_wandb
 from .report import REPORT
 from .run import Prepared, evaluate_held_out, load_agent, prepare_in
+from .trackers import check_trackers
 
 __all__ = ["is_finished", "prepare_resumed"]
 
@@ -71,7 +71,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     """
     folder = Path(folder)
     config = TrainConfig.of_folder(folder) if config is None else config
-    check_wandb(config)
+    check_trackers(config)
     check_environment(config.env)
     lock = take(folder, "run")
     if is_restartable(folder):

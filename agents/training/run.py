@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ from .early_stopping import EarlyStopping
 from .errors import RunInterrupted, RunStopped
 from .hacking_alarm import HackingAlarm
 from .held_out_callback import HeldOutCallback
-from .logger import check_wandb, finish_wandb, log_held_out, open_logger, start_wandb
+from .logger import log_held_out, open_logger
 from .model_card import write_model_card
 from .phases import show_phase
 from .progress import ProgressDisplay, planned_tokens
 from .rank_states import check_ranks, envs_per_rank
 from .report import TrainResult, write_report
+from .trackers import RunTracker, check_trackers, start_trackers
 
 __all__ = [
     "Prepared",
@@ -72,7 +73,9 @@ class Prepared:
         started: `time.perf_counter()` when the preparation began.
         lock: keeps other processes out of the folder until `train` ends.
         generators: states of the global random generators to start training with; None in a new run.
-        logs_held_out: whether the evaluations before and after training are logged for TensorBoard.
+        logs_held_out: whether `train` logs the evaluations before and after training, for TensorBoard and trackers, and
+            ends the trackers. Otherwise the caller does.
+        trackers: those that `train` has started.
     """
 
     config: TrainConfig
@@ -84,6 +87,12 @@ class Prepared:
     lock: BaseFileLock
     generators: dict[str, Any] | None = None
     logs_held_out: bool = True
+    trackers: list[RunTracker] = field(default_factory=list)
+
+    def finish_trackers(self) -> None:
+        """End the run in all trackers."""
+        while self.trackers:
+            self.trackers.pop().finish()
 
     @property
     def checkpoints(self) -> CheckpointCallback | None:
@@ -116,7 +125,7 @@ def prepare(config: TrainConfig) -> Prepared:
         ValueError, TypeError, FileExistsError: the configuration is wrong.
         OSError: the folder cannot be made.
     """
-    check_wandb(config)
+    check_trackers(config)
     config = resolve_config(config)
     try:
         folder, lock = config.claim()
@@ -200,11 +209,13 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         kept = None if run.keeper is None else run.keeper.kept_timesteps
         result = TrainResult(config, folder, agent, run.before, after, seconds, resumed_at, stopping, alarm, kept)
         if run.logs_held_out:
-            log_held_out(folder, after, result.tokens_of_after)
+            log_held_out(folder, after, result.tokens_of_after, run.trackers)
         if (folder / MODEL).is_dir():
             write_model_card(folder / MODEL, result)
         write_report(result)  # the last thing that a run does
     finally:
+        if run.logs_held_out:
+            run.finish_trackers()
         run.lock.release()
     return result
 
@@ -231,8 +242,6 @@ def _learn(run: Prepared, tokens: int) -> None:
         if guard is not None:
             guard.close()
         agent.logger.close()
-        if run.config.wandb is not None:
-            finish_wandb()
     if guard is not None and guard.interrupted is not None:
         where = guard.saved if guard.gave_up else run.folder / AGENT
         raise RunInterrupted(
@@ -382,14 +391,17 @@ def _open_folder(run: Prepared) -> None:
         if agent.policy.model_name is None:  # a fresh model, which the KL is measured to, exists nowhere else
             with agent.policy.at_start():
                 agent.policy.save_pretrained(folder / START, merge=True)
-        if run.logs_held_out and run.generators is None:
-            log_held_out(folder, run.before, 0)
     except OSError as error:
         raise _explain_folder(folder, error) from error
-    if config.wandb is not None:
-        run.callbacks.append(start_wandb(config, folder))  # before the logger: it follows TensorBoard's writer
+    run.trackers.extend(start_trackers(config, folder))  # before the logger: W&B follows TensorBoard's writer
+    run.callbacks.extend(tracker.callback for tracker in run.trackers if tracker.callback is not None)
+    try:
+        if run.logs_held_out and run.generators is None:
+            log_held_out(folder, run.before, 0, run.trackers)
+    except OSError as error:
+        raise _explain_folder(folder, error) from error
     resumed_at = None if run.generators is None else agent.num_timesteps
-    agent.set_logger(open_logger(folder, config.verbose > 0, resumed_at))
+    agent.set_logger(open_logger(folder, config.verbose > 0, resumed_at, run.trackers))
 
 
 def _explain_folder(folder: Path, error: OSError) -> OSError:
