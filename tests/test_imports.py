@@ -26,7 +26,7 @@ ORDER = [
     {"episodes"},
     {"text_env"},
     {"vector_env"},
-    {"registration"},
+    {"interop", "registration"},
     {"testing"},
     {"__init__"},
 ]
