@@ -60,7 +60,9 @@ class ActionForm:
             raise InvalidActionError(f"no valid JSON ({error}). {self.hint}"[:SHOWN]) from error
         from jsonschema import Draft202012Validator
 
-        errors = sorted(Draft202012Validator(dict(self.schema)).iter_errors(action), key=lambda one: [*map(str, one.path)])
+        errors = sorted(
+            Draft202012Validator(dict(self.schema)).iter_errors(action), key=lambda one: [*map(str, one.path)]
+        )
         if errors:
             where = ".".join(map(str, errors[0].path))
             raise InvalidActionError(f"{where}{': ' if where else ''}{errors[0].message}. {self.hint}"[:SHOWN])
@@ -115,7 +117,9 @@ def choose_action(schema: Mapping[str, Any], action: str | None) -> ActionForm:
         if action not in texts:
             raise ValueError(f"action={action!r} is no field of text: the server's actions have {listed}")
         if others:
-            raise ValueError(f"action={action!r} leaves {', '.join(others)} empty, which must be filled: give action='json'")
+            raise ValueError(
+                f"action={action!r} leaves {', '.join(others)} empty, which must be filled: give action='json'"
+            )
         return ActionForm(action, schema)
     if required and len(required) == 1 and required[0] in texts:
         return ActionForm(required[0], schema)
@@ -143,7 +147,9 @@ def choose_observation(schema: Mapping[str, Any], observation: str | None) -> Ob
         return ObservationForm(None)
     if observation is not None:
         if observation not in fields:
-            raise ValueError(f"observation={observation!r}: the server's observations have {', '.join(fields) or 'none'}")
+            raise ValueError(
+                f"observation={observation!r}: the server's observations have {', '.join(fields) or 'none'}"
+            )
         return ObservationForm(observation)
     texts = [name for name, field in fields.items() if _kind(field, schema) == "string"]
     needed = [name for name in texts if name in schema.get("required", ())]

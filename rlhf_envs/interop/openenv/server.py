@@ -272,9 +272,7 @@ def create_app(
     return app
 
 
-def serve(
-    env_id: str, *, host: str = "127.0.0.1", port: int = 8000, max_sessions: int = 64, **kwargs: Any
-) -> None:
+def serve(env_id: str, *, host: str = "127.0.0.1", port: int = 8000, max_sessions: int = 64, **kwargs: Any) -> None:
     """Serve an environment until the process is told to end.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import itertools
 import json
 import logging
@@ -11,19 +12,21 @@ import threading
 import urllib.error
 import urllib.request
 import weakref
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from rlhf_envs.interop.openenv.library import import_openenv
 
-__all__ = ["Job", "Result", "ServerError", "Sessions", "check_url"]
+__all__ = ["Job", "NoAnswerError", "Result", "ServerError", "SessionKey", "Sessions", "check_url"]
 
 logger = logging.getLogger(__name__)
 
+CLOSING = 5.0  # seconds that the connections may take to close
 PAUSE = 0.5  # seconds before the first try to connect again; they double
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_KEYS = itertools.count()  # of episodes, in this process
 T = TypeVar("T")
 
 
@@ -47,42 +50,71 @@ class Job:
     Attributes:
         key: the episode.
         reset: the arguments of its reset.
-        past: its actions so far, each with the observation that followed.
+        past: its actions so far, each with the fingerprint of what followed.
         action: the next action.
+        fingerprint: returns what of an answer must be the same when an episode is played again.
     """
 
     key: int
     reset: Mapping[str, Any]
-    past: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+    past: Sequence[tuple[Mapping[str, Any], str]]
     action: Mapping[str, Any]
+    fingerprint: Callable[[Result], str]
+
+
+class SessionKey:
+    """Name the session of an episode. A copy of the episode gets a session of its own: its key is None."""
+
+    def __init__(self) -> None:
+        self.number = next(_KEYS)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle None in its place."""
+        return type(None), ()
+
+
+class NoAnswerError(ServerError):
+    """Raise when a server has no such page."""
+
+
+class FullError(ServerError):
+    """Raise when a server has no further session."""
 
 
 class Sessions:
     """Play episodes on an OpenEnv server, many at a time, each in a session of its own.
 
     A session that is lost, with its connection or its server, is played again from its reset: the server must answer
-    as it did. The same brings back the episodes of a run that is resumed.
+    as it did. The same brings back the episodes of a run that is resumed. On a server of few sessions, episodes take
+    them from each other and are played again when it is their turn.
 
     Args:
         base_url: the address of the server.
         timeout: seconds that an answer may take.
         retries: how often a lost connection is opened again.
+
+    Attributes:
+        replayed: how many episodes were played again.
     """
 
     def __init__(self, base_url: str, timeout: float = 60.0, retries: int = 4) -> None:
         self.base_url, self.timeout, self.retries = check_url(base_url), timeout, retries
-        self.replayed = 0  # episodes that were played again
+        self.replayed = 0
         self._clients: dict[int, Any] = {}  # by key, the one used last at the end
         self._idle: list[Any] = []
         self._busy: set[int] = set()
         self._released: collections.deque[int] = collections.deque()
-        self._keys = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client_class: Any = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle the address: connections stay where they are."""
-        return Sessions, (self.base_url, self.timeout, self.retries)
+    @classmethod
+    def shared(cls, base_url: str, timeout: float) -> Sessions:
+        """Return the sessions of this process on a server, which all its environments share."""
+        at = check_url(base_url), timeout
+        found = _SHARED.get(at)
+        if found is None:
+            found = _SHARED[at] = cls(*at)
+        return found
 
     def get(self, path: str) -> Any:
         """Return what the server answers to a GET request.
@@ -103,16 +135,16 @@ class Sessions:
             with urllib.request.build_opener(*handlers).open(request, timeout=self.timeout) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise ServerError(f"{request.full_url} answers {error.code}: is it an OpenEnv server?") from error
+            raise NoAnswerError(f"{request.full_url} answers {error.code}: is it an OpenEnv server?") from error
         except OSError as error:
             raise ServerError(f"no OpenEnv server answers at base_url={self.base_url!r}: {error}") from error
         except ValueError as error:
             raise ServerError(f"{request.full_url} answers with something that is no JSON: {error}") from error
 
-    def key(self, episode: object) -> int:
+    def key(self, episode: object) -> SessionKey:
         """Return a key for an episode whose session is free again once the object is gone."""
-        key = next(self._keys)
-        weakref.finalize(episode, self._released.append, key)
+        key = SessionKey()
+        weakref.finalize(episode, self._released.append, key.number)
         return key
 
     def reset(self, many: Sequence[Mapping[str, Any]]) -> list[Result]:
@@ -140,7 +172,8 @@ class Sessions:
         """Run a coroutine in the thread that has all connections."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="rlhf-envs-openenv", daemon=True).start()
+            given = self._loop, self._clients, self._idle
+            threading.Thread(target=_run_loop, args=given, name="rlhf-envs-openenv", daemon=True).start()
             weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
@@ -149,16 +182,25 @@ class Sessions:
         return [await self._trying(lambda reset=reset: self._begin(None, reset)) for reset in many]
 
     async def _play_all(self, jobs: Sequence[Job]) -> list[Result]:
+        """Play all jobs at once, or as many at a time as the server has sessions for."""
         self._free()
-        self._busy = {job.key for job in jobs}
-        try:
-            found = await asyncio.gather(*map(self._play, jobs), return_exceptions=True)
-        finally:
-            self._busy = set()
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-        return found  # type: ignore[return-value]  # the errors were raised
+        found: dict[int, Result] = {}
+        pending = [*jobs]
+        while pending:
+            keys = {job.key for job in pending}
+            self._busy |= keys
+            try:
+                results = await asyncio.gather(*map(self._play, pending), return_exceptions=True)
+            finally:
+                self._busy -= keys
+            done = {job.key: one for job, one in zip(pending, results, strict=True) if isinstance(one, Result)}
+            full = [job for job, one in zip(pending, results, strict=True) if isinstance(one, FullError)]
+            for one in results:
+                if isinstance(one, BaseException) and not (isinstance(one, FullError) and done):
+                    raise one
+            found |= done
+            pending = full
+        return [found[job.key] for job in jobs]
 
     async def _play(self, job: Job) -> Result:
         return await self._trying(lambda: self._step(job), job.key)
@@ -188,15 +230,18 @@ class Sessions:
             self.replayed += bool(job.past)
             for action, seen in job.past:
                 result = await self._ask(client.step(dict(action)), f"the action {action!r:.200}")
-                if _plain(result.observation) != _plain(seen):
+                if job.fingerprint(result) != seen:
                     raise ServerError(
                         f"{self.base_url} does not answer as before: an episode was played again from "
-                        f"reset({_arguments(job.reset)}), and after {action!r:.100} came {result.observation!r:.200} "
-                        f"instead of {seen!r:.200}. Its episodes do not follow from the seed, so a lost session or a "
-                        "stopped run cannot go on: begin anew"
+                        f"reset({_arguments(job.reset)}), and after {action!r:.100} came {result.observation!r:.200}. "
+                        "Its episodes do not follow from the seed, so a lost session or a stopped run cannot go on: "
+                        "begin anew"
                     )
         self._clients[job.key] = client  # the last one used
-        return await self._ask(client.step(dict(job.action)), f"the action {job.action!r:.200}")
+        result = await self._ask(client.step(dict(job.action)), f"the action {job.action!r:.200}")
+        if result.done:
+            self._idle.append(self._clients.pop(job.key))
+        return result
 
     async def _begin(self, key: int | None, reset: Mapping[str, Any]) -> Result:
         """Reset a session that is free, or a new one, and give it to an episode, or keep it for the next."""
@@ -204,11 +249,17 @@ class Sessions:
             client = self._idle.pop() if self._idle else self._connect()
             try:
                 result = await self._ask(client.start(**reset), f"reset({_arguments(reset)})")
-            except ServerError as error:
+            except (OSError, TimeoutError, self._closed()):
                 await client.close()
-                if "CAPACITY_REACHED" not in str(error) or not await self._give_up_one():
+                raise
+            except FullError:
+                await client.close()
+                if not await self._give_up_one():
                     raise
                 continue
+            except ServerError:
+                await client.close()
+                raise
             if key is None:
                 self._idle.append(client)
             else:
@@ -227,8 +278,11 @@ class Sessions:
         try:
             found = await answer
         except RuntimeError as error:
-            hint = ": start it with more sessions, or take fewer environments" if "CAPACITY" in str(error) else ""
-            raise ServerError(f"{self.base_url} refuses {what}: {error}{hint}") from error
+            if "CAPACITY_REACHED" in str(error):
+                raise FullError(
+                    f"{self.base_url} has no further session: {error}. Others use it: start it with more sessions"
+                ) from error
+            raise ServerError(f"{self.base_url} refuses {what}: {error}") from error
         if not isinstance(found.observation, Mapping):
             raise ServerError(f"{self.base_url}: an observation is {found.observation!r:.100}, no object")
         return Result(found.observation, float(found.reward or 0.0), bool(found.done))
@@ -244,7 +298,7 @@ class Sessions:
         clients = [*self._clients.values(), *self._idle]
         self._clients.clear()
         self._idle.clear()
-        await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
+        await _all(client.close() for client in clients)
 
     def _connect(self) -> Any:
         """Return a new client, which connects when it begins an episode and never in the middle of one."""
@@ -256,8 +310,31 @@ class Sessions:
         return import_openenv("core.env_client").ConnectionClosed
 
 
+_SHARED: weakref.WeakValueDictionary[tuple[str, float], Sessions] = weakref.WeakValueDictionary()
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop, clients: dict[int, Any], idle: list[Any]) -> None:
+    """Run a loop until it is told to stop, and close the connections."""
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        open_ones = [client.close() for client in (*clients.values(), *idle)]
+        with contextlib.suppress(Exception):
+            loop.run_until_complete(asyncio.wait_for(_all(open_ones), CLOSING))
+        rest = asyncio.all_tasks(loop)
+        for task in rest:
+            task.cancel()
+        loop.run_until_complete(_all(rest))
+        loop.close()
+
+
+async def _all(work: Iterable[Any]) -> None:
+    await asyncio.gather(*work, return_exceptions=True)
+
+
 def _make_client(base: Any) -> Any:
-    """Return OpenEnv's client without its habit to connect again by itself: that begins a session without an episode."""
+    """Return OpenEnv's client, which does not connect again in the middle of an episode: there is none there."""
 
     class Client(base):  # type: ignore[misc]
         async def start(self, **reset: Any) -> Any:
@@ -280,14 +357,11 @@ def check_url(base_url: Any) -> str:
     """
     parts = urlsplit(base_url) if isinstance(base_url, str) else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"base_url={base_url!r}: give the address of an OpenEnv server, such as 'http://127.0.0.1:8000'")
+        raise ValueError(
+            f"base_url={base_url!r}: give the address of an OpenEnv server, such as 'http://127.0.0.1:8000'"
+        )
     return str(base_url).rstrip("/")
 
 
 def _arguments(reset: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in reset.items())
-
-
-def _plain(observation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an observation must be the same when an episode is played again."""
-    return {name: value for name, value in observation.items() if name != "metadata"}

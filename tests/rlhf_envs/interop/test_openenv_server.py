@@ -221,10 +221,10 @@ def test_one_session_too_many_and_a_session_that_is_not_there_are_refused(words:
         first.reset(seed=0), second.reset(seed=0)
         with pytest.raises(RuntimeError, match="at capacity: 2/2"), client(words) as third:
             third.reset(seed=0)
-    with pytest.raises(RuntimeError, match="Unknown session_id: none"):
-        lost = GenericEnvClient(base_url=words.url)
-        lost._ws_url += "?session_id=none"
-        lost.sync().reset()
+    lost = GenericEnvClient(base_url=words.url)
+    lost._ws_url += "?session_id=none"
+    with lost.sync() as other, pytest.raises(RuntimeError, match="Unknown session_id: none"):
+        other.reset()
 
 
 def test_a_reward_that_fails_is_told_and_the_session_goes_on() -> None:
