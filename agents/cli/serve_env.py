@@ -8,7 +8,7 @@ from rlhf_envs.interop.openenv.library import import_openenv
 from rlhf_envs.names import import_attribute
 
 from ..training.config import Pairs, option
-from .options import Flags, argument
+from .options import Flags, argument, fail
 
 __all__ = ["ServeEnvConfig", "serve_env"]
 
@@ -30,6 +30,8 @@ def serve_env(config: ServeEnvConfig) -> None:
     An action is one string, a whole completion or a turn, and its rewards are those of the Gymnasium environment. Needs
     the extra openenv.
     """
+    if twice := sorted(config.env_kwargs.keys() & ServeEnvConfig.model_fields.keys()):
+        fail(f"--env-kwargs {twice[0]}:{config.env_kwargs[twice[0]]}: give it as --{twice[0].replace('_', '-')}")
     import_openenv("core.env_server")  # says what to install
     serve = import_attribute("rlhf_envs.interop.openenv.server:serve", "the OpenEnv server")
     serve(config.env, **config.model_dump(exclude={"env", "env_kwargs"}), **config.env_kwargs)

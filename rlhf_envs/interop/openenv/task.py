@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -105,6 +106,7 @@ class OpenEnv(Task):
         self._sessions: Sessions | None = None
         self._forms: tuple[ActionForm, ObservationForm] | None = None
         self._names: dict[str, Any] | None = None  # the server's tasks, see `_tasks`
+        self._rows: dict[str, list[dict[str, Any]]] = {}  # by split: they are asked for once
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle all but the connections."""
@@ -146,6 +148,12 @@ class OpenEnv(Task):
         if data is not None:
             raise ValueError("rlhf/OpenEnv-v0 takes its prompts from the server: leave out data")
         split = check_split(split, self.name)
+        if split not in self._rows:
+            self._rows[split] = self._ask_rows(split)
+        return copy.deepcopy(self._rows[split])
+
+    def _ask_rows(self, split: str) -> list[dict[str, Any]]:
+        """Return the rows of a split, each with the prompt that the server gives after a reset."""
         action, observation = self.forms
         resets = self._resets(split)
         rows = []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 from tests.rlhf_envs.interop.serving import served
 
+yaml = pytest.importorskip("yaml")
 pytest.importorskip("openenv", reason="needs the extra openenv")
 
 from rlhf_envs.interop.openenv.server import create_app
@@ -26,3 +28,16 @@ def test_the_python_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> Non
     first, second, _ = capsys.readouterr().out.splitlines()[:3]
     assert first.endswith("eos") and "True" in first
     assert "The episode has ended." in second
+
+
+def test_the_example_is_a_package_without_a_fault_and_tells_the_truth() -> None:
+    """Its manifest passes OpenEnv's own validation, and its numbers of tasks are those of the server."""
+    from openenv.validation import Level, Verdict, run_validation
+
+    folder = GUIDE.parents[3] / "examples" / "openenv"
+    report = run_validation(folder, max_level=Level.STATIC, skip_build=True)
+    assert report.verdict is Verdict.PASS, report
+    stated = yaml.safe_load((folder / "openenv.yaml").read_text(encoding="utf-8"))["validation"]
+    place = runpy.run_path(str(folder / "server" / "app.py"))["app"].state.place
+    counts = {split: len(place.batch(split).rows) for split in place.splits()}
+    assert counts == stated["capabilities"]["declared_task_count"]

@@ -257,6 +257,8 @@ def test_a_taken_port_and_an_unknown_environment_end_the_command_in_one_line() -
         port = str(taken.getsockname()[1])
         done = CliRunner().invoke(rlhf, ["serve-env", "rlhf/TokenBandit-v0", "--port", port])
         assert done.exit_code == 2 and f"--port {port} is taken" in done.output, done.output
+    done = CliRunner().invoke(rlhf, ["serve-env", "rlhf/TokenBandit-v0", "--env-kwargs", "split:test"])
+    assert done.exit_code == 2 and "--env-kwargs split:test: give it as --split" in done.output
     done = CliRunner().invoke(rlhf, ["serve-env", "rlhf/TokenBandits-v0", "--port", "0"])
     assert done.exit_code == 2 and "rlhf/TokenBandit-v0" in done.output
 

@@ -233,11 +233,10 @@ def test_a_server_that_is_none_and_one_that_says_nothing_are_told(base: str, mon
     with served(FastAPI()) as other, pytest.raises(ServerError, match="/schema answers 404: is it an OpenEnv server"):
         make(other, base)
     with served(piles_app(Mute)) as mute:
-        task = make(mute, base).task
-        assert task.rows("train", None)[0]["prompt"].startswith("Answer with")  # the hint is a prompt
+        assert make(mute, base).rows[0]["prompt"].startswith("Answer with")  # the hint is a prompt
         monkeypatch.setattr(ActionForm, "hint", "")
         with pytest.raises(ValueError, match=r"says nothing after reset.*: give instruction='...'"):
-            task.rows("train", None)
+            make(mute, base)
         assert make(mute, base, instruction="Play.").rows[0]["prompt"] == "Play.\n"
 
 
