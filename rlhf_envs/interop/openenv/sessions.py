@@ -179,13 +179,14 @@ class Sessions:
 
     async def _reset_all(self, many: Sequence[Mapping[str, Any]]) -> list[Result]:
         self._free()
-        return [await self._trying(lambda reset=reset: self._begin(None, reset)) for reset in many]
+        lost = (*self._lost(), FullError)  # a session that was closed just now may still count
+        return [await self._trying(lambda reset=reset: self._begin(None, reset), lost) for reset in many]
 
     async def _play_all(self, jobs: Sequence[Job]) -> list[Result]:
         """Play all jobs at once, or as many at a time as the server has sessions for."""
         self._free()
         found: dict[int, Result] = {}
-        pending = [*jobs]
+        pending, waits = [*jobs], 0
         while pending:
             keys = {job.key for job in pending}
             self._busy |= keys
@@ -196,24 +197,31 @@ class Sessions:
             done = {job.key: one for job, one in zip(pending, results, strict=True) if isinstance(one, Result)}
             full = [job for job, one in zip(pending, results, strict=True) if isinstance(one, FullError)]
             for one in results:
-                if isinstance(one, BaseException) and not (isinstance(one, FullError) and done):
+                if isinstance(one, BaseException) and not (
+                    isinstance(one, FullError) and (done or waits < self.retries)
+                ):
                     raise one
+            if not done:
+                await asyncio.sleep(PAUSE * 2**waits)
+                waits += 1
             found |= done
             pending = full
         return [found[job.key] for job in jobs]
 
     async def _play(self, job: Job) -> Result:
-        return await self._trying(lambda: self._step(job), job.key)
+        return await self._trying(lambda: self._step(job), self._lost(), job.key)
 
-    async def _trying(self, act: Any, key: int | None = None) -> Result:
-        """Return what `act` returns. After a lost connection it is tried again, with a new session."""
+    async def _trying(self, act: Any, lost: Any, key: int | None = None) -> Result:
+        """Return what `act` returns. After one of the errors `lost` it is tried again, with a new session."""
         for attempt in itertools.count():
             try:
                 return await act()  # type: ignore[no-any-return]
-            except (OSError, TimeoutError, self._closed()) as error:
+            except lost as error:
                 if key is not None and (client := self._clients.pop(key, None)) is not None:
                     await client.close()
                 if attempt >= self.retries:
+                    if isinstance(error, FullError):
+                        raise
                     raise ServerError(
                         f"the OpenEnv server at {self.base_url} has gone or does not answer within {self.timeout:g} s "
                         f"({type(error).__name__}: {error}); {attempt + 1} tries. Start it again, and resume the run"
@@ -249,7 +257,7 @@ class Sessions:
             client = self._idle.pop() if self._idle else self._connect()
             try:
                 result = await self._ask(client.start(**reset), f"reset({_arguments(reset)})")
-            except (OSError, TimeoutError, self._closed()):
+            except self._lost():
                 await client.close()
                 raise
             except FullError:
@@ -306,8 +314,9 @@ class Sessions:
             self._client_class = _make_client(import_openenv("core.generic_client").GenericEnvClient)
         return self._client_class(base_url=self.base_url, message_timeout_s=self.timeout)
 
-    def _closed(self) -> Any:
-        return import_openenv("core.env_client").ConnectionClosed
+    def _lost(self) -> tuple[Any, ...]:
+        """Return the errors of a lost connection."""
+        return OSError, TimeoutError, import_openenv("core.env_client").ConnectionClosed
 
 
 _SHARED: weakref.WeakValueDictionary[tuple[str, float], Sessions] = weakref.WeakValueDictionary()
@@ -326,6 +335,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop, clients: dict[int, Any], idle: li
         for task in rest:
             task.cancel()
         loop.run_until_complete(_all(rest))
+        loop.run_until_complete(asyncio.sleep(0.05))  # the transports close their sockets in later rounds of the loop
         loop.close()
 
 

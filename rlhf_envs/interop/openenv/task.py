@@ -72,7 +72,7 @@ class OpenEnv(Task):
     - `penalty`: the cost of a turn that is no action, 1.
     - `timeout`: seconds that an answer of the server may take, 60.
 
-    It takes the other arguments of `TextGenerationEnv` but `data`.
+    It takes the other arguments of `TextGenerationEnv`. Rows of `data` need the arguments of a reset as `reset`.
 
     ## Version history
     v0: the first version.
@@ -142,11 +142,21 @@ class OpenEnv(Task):
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return the prompts that the server gives for the first tasks of a split, or the seeds of a split.
 
+        Args:
+            split: "train", "validation" or "test".
+            data: rows that replace them, with a `prompt` and the arguments of the `reset` that it stands for.
+
         Raises:
-            ValueError: `data` is given, or the server has no such split, or nothing to say after a reset.
+            ValueError: a row of `data` has no `reset`, the server has no such split, or nothing to say after a reset.
         """
         if data is not None:
-            raise ValueError("rlhf/OpenEnv-v0 takes its prompts from the server: leave out data")
+            for i, row in enumerate(data):
+                if not isinstance(row.get("reset"), Mapping):
+                    raise ValueError(
+                        f"task {self.name!r}: row {i} has no column 'reset' with the arguments of a reset, such as "
+                        "{'seed': 3}: the prompts come from the server, so leave out data"
+                    )
+            return [dict(row) for row in data]
         split = check_split(split, self.name)
         if split not in self._rows:
             self._rows[split] = self._ask_rows(split)

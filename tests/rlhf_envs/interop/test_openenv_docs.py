@@ -7,10 +7,10 @@ import runpy
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.rlhf_envs.interop.serving import served
 
-yaml = pytest.importorskip("yaml")
 pytest.importorskip("openenv", reason="needs the extra openenv")
 
 from rlhf_envs.interop.openenv.server import create_app

@@ -192,7 +192,10 @@ def test_what_the_server_refuses_is_told(piles: Served, base: str) -> None:
         say(env, '{"move": "take", "amount": 0}')
 
 
-def test_turns_that_end_in_one_step_take_turns_on_a_server_of_one_session(base: str) -> None:
+def test_turns_that_end_in_one_step_take_turns_on_a_server_of_one_session(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "PAUSE", 0.01)
     with served(piles_app(sessions=1)) as server:
         room = {"n_prompts": 2, "max_prompt_tokens": 160, "max_new_tokens": 400}
         env: Any = gym.make_vec(ID, num_envs=2, base_url=server.url, model=base, **room)
@@ -214,7 +217,7 @@ def test_turns_that_end_in_one_step_take_turns_on_a_server_of_one_session(base: 
         ({"base_url": None}, "rlhf/OpenEnv-v0 plays on a server: give its address, base_url="),
         ({"base_url": "localhost:8000"}, "base_url='localhost:8000': give the address of an OpenEnv server"),
         ({"base_url": "file:///etc/passwd"}, "base_url='file:///etc/passwd': give the address"),
-        ({"data": [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}]}, "leave out data"),
+        ({"data": [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}]}, "row 0 has no column 'reset' with the arg"),
         ({"action": "text"}, r"action='text' is no field of text: the server's actions have move \(enum\), amount"),
         ({"observation": "board"}, "observation='board': the server's observations have pile"),
         ({"n_prompts": 0}, "n_prompts"),

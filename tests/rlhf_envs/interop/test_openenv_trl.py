@@ -28,11 +28,11 @@ def test_an_episode_is_a_tool_and_a_reward() -> None:
         env: Any = gym.make("rlhf/Tutor-v0").unwrapped
         env.reset(seed=1, options={"index": 1})
         episode = ServedEpisode(server.url)
-        assert episode.reset(prompt=[], **list_rows(server.url, n=2)[1]) == env.rows[1]["prompt"]
+        assert episode.reset(**list_rows(server.url, n=2)[1]) == env.rows[1]["prompt"]
         total = 0.0
         for hint in (" Read it again.", " Add them.", " Take some away.", " Add 1."):
             for token in [*encode_after(env.tokenizer, hint), env.tokenizer.eos_token_id]:
-                _, reward, ended, _, info = env.step(token)
+                _, reward, ended, _, _ = env.step(token)
                 total += float(reward)
             said = episode.say(hint)
             assert (said == OVER) == ended
