@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import weakref
 from typing import Any
 
 from rlhf_envs.interop.openenv.library import import_openenv
@@ -31,6 +34,7 @@ class ServedEpisode:
     def __init__(self, base_url: str) -> None:
         client = import_openenv("core.generic_client").GenericEnvClient
         self._client: Any = client(base_url=check_url(base_url)).sync()
+        weakref.finalize(self, _close, self._client)
         self._reward, self._done, self._said = 0.0, True, False
 
     def reset(self, split: str | None = None, index: int | None = None, seed: int | None = None, **columns: Any) -> str:
@@ -61,6 +65,12 @@ class ServedEpisode:
         if not self._said:
             self.say("")
         return self._reward
+
+
+def _close(client: Any) -> None:
+    """Close a client in a thread of its own: this may be called in the one that the client waits for."""
+    with contextlib.suppress(RuntimeError):  # the interpreter is ending
+        threading.Thread(target=client.close, daemon=True).start()
 
 
 def list_rows(base_url: str, split: str = "train", n: int | None = None) -> list[dict[str, Any]]:
