@@ -215,7 +215,7 @@ class Sessions:
         """Return what `act` returns. After one of the errors `lost` it is tried again, with a new session."""
         for attempt in itertools.count():
             try:
-                return await act()  # type: ignore[no-any-return]
+                return await act()
             except lost as error:
                 if key is not None and (client := self._clients.pop(key, None)) is not None:
                     await client.close()
@@ -231,25 +231,36 @@ class Sessions:
         raise AssertionError
 
     async def _step(self, job: Job) -> Result:
-        client = self._clients.pop(job.key, None)
+        client = self._clients.get(job.key)
         if client is None:
             await self._begin(job.key, job.reset)
-            client = self._clients.pop(job.key)
+            client = self._clients[job.key]
             self.replayed += bool(job.past)
-            for action, seen in job.past:
-                result = await self._ask(client.step(dict(action)), f"the action {action!r:.200}")
-                if job.fingerprint(result) != seen:
-                    raise ServerError(
-                        f"{self.base_url} does not answer as before: an episode was played again from "
-                        f"reset({_arguments(job.reset)}), and after {action!r:.100} came {result.observation!r:.200}. "
-                        "Its episodes do not follow from the seed, so a lost session or a stopped run cannot go on: "
-                        "begin anew"
-                    )
-        self._clients[job.key] = client  # the last one used
+            try:
+                await self._replay(client, job)
+            except ServerError:
+                await self._clients.pop(job.key).close()
+                raise
+        self._clients[job.key] = self._clients.pop(job.key)  # the last one used stands at the end
         result = await self._ask(client.step(dict(job.action)), f"the action {job.action!r:.200}")
         if result.done:
             self._idle.append(self._clients.pop(job.key))
         return result
+
+    async def _replay(self, client: Any, job: Job) -> None:
+        """Take the steps again that lead to a job.
+
+        Raises:
+            ServerError: an answer is another one than before.
+        """
+        for action, seen in job.past:
+            result = await self._ask(client.step(dict(action)), f"the action {action!r:.200}")
+            if job.fingerprint(result) != seen:
+                raise ServerError(
+                    f"{self.base_url} does not answer as before: an episode was played again from "
+                    f"reset({_arguments(job.reset)}), and after {action!r:.100} came {result.observation!r:.200}. Its "
+                    "episodes do not follow from the seed, so a lost session or a stopped run cannot go on: begin anew"
+                )
 
     async def _begin(self, key: int | None, reset: Mapping[str, Any]) -> Result:
         """Reset a session that is free, or a new one, and give it to an episode, or keep it for the next."""
@@ -306,7 +317,7 @@ class Sessions:
         clients = [*self._clients.values(), *self._idle]
         self._clients.clear()
         self._idle.clear()
-        await _all(client.close() for client in clients)
+        await _close_all(clients)
 
     def _connect(self) -> Any:
         """Return a new client, which connects when it begins an episode and never in the middle of one."""
@@ -328,25 +339,29 @@ def _run_loop(loop: asyncio.AbstractEventLoop, clients: dict[int, Any], idle: li
     try:
         loop.run_forever()
     finally:
-        open_ones = [client.close() for client in (*clients.values(), *idle)]
         with contextlib.suppress(Exception):
-            loop.run_until_complete(asyncio.wait_for(_all(open_ones), CLOSING))
-        rest = asyncio.all_tasks(loop)
-        for task in rest:
-            task.cancel()
-        loop.run_until_complete(_all(rest))
-        loop.run_until_complete(asyncio.sleep(0.05))  # the transports close their sockets in later rounds of the loop
+            loop.run_until_complete(asyncio.wait_for(_close_all([*clients.values(), *idle]), CLOSING))
+        loop.run_until_complete(_cancel_rest())
         loop.close()
 
 
-async def _all(work: Iterable[Any]) -> None:
-    await asyncio.gather(*work, return_exceptions=True)
+async def _close_all(clients: Iterable[Any]) -> None:
+    """Close clients. It has to be called in their loop: elsewhere they would leave their sockets open."""
+    await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
+
+
+async def _cancel_rest() -> None:
+    """Cancel what still runs in this loop."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 def _make_client(base: Any) -> Any:
     """Return OpenEnv's client, which does not connect again in the middle of an episode: there is none there."""
 
-    class Client(base):  # type: ignore[misc]
+    class Client(base):
         async def start(self, **reset: Any) -> Any:
             """Reset, in a new session if the last one is gone."""
             await self.connect()
