@@ -26,8 +26,7 @@ ORDER = [
     {"episodes"},
     {"text_env"},
     {"vector_env"},
-    {"registration"},
-    {"interop"},
+    {"interop", "registration"},
     {"testing"},
     {"__init__"},
 ]
