@@ -26,7 +26,8 @@ ORDER = [
     {"episodes"},
     {"text_env"},
     {"vector_env"},
-    {"interop", "registration"},
+    {"registration"},
+    {"interop"},
     {"testing"},
     {"__init__"},
 ]
