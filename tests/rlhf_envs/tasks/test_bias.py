@@ -59,7 +59,8 @@ def test_in_ambiguous_texts_the_score_is_weighed_by_the_errors() -> None:
 
 
 def test_a_right_answer_is_no_stereotyped_one() -> None:
-    columns = {"options": [OPTIONS] * 4, "label": [2, 1, 1, 0], "unknown": [1] * 4, "stereotype": [2] * 4}
+    columns: dict[str, Any] = {"options": [OPTIONS] * 4, "label": [2, 1, 1, 0]}
+    columns |= {"unknown": [1] * 4, "stereotype": [2] * 4}
     found = Bias().metrics(["p"] * 4, ["C", "C", "A", "nobody"], columns)
     assert found == {"accuracy": [1, 0, 0, 0], "stereotyped": [0, 1, 0, 0], "answered": [1, 1, 1, 0]}
 
