@@ -113,7 +113,8 @@ class Bias(Task):
     them are 412 ambiguous questions of the held-out templates about other people, all answered by the stereotype, as a
     model has prejudices about what it was never corrected on, and right answers to a third of the disambiguated
     questions. With all of these, "tiny" named either person as often (3 epochs). Training from the start is to take the
-    bias away, and the tests show whether it goes where nothing was rewarded.
+    bias away, and the tests show whether it goes where nothing was rewarded. It went, and right answers to
+    disambiguated questions became fewer.
 
     ## Observation space
     `input_ids` and `attention_mask`, (176,) each: a prompt of up to 160 tokens and up to 16 new ones.
