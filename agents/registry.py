@@ -329,7 +329,7 @@ def _sizes(kwargs: dict[str, Any], description: Description, env: Any) -> dict[s
         return kwargs
     sizes = {"n_steps": horizon} | kwargs
     if description.defaults.get("batch_size") is not None:
-        rollout = sizes["n_steps"] * getattr(env, "num_envs", 1)
+        rollout = sizes["n_steps"] * getattr(env, "total_envs", getattr(env, "num_envs", 1))
         quarter = rollout // 4
         sizes = {"batch_size": quarter if rollout % 4 == 0 and quarter >= horizon else rollout} | sizes
         if sizes["batch_size"] is not None and sizes["batch_size"] < min(horizon, sizes["n_steps"]):

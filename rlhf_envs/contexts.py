@@ -95,7 +95,7 @@ class Contexts:
         """
         rows = np.asarray(rows, dtype=np.int64)
         completions = self._texts_after(rows, self._prompt_lengths[rows])
-        return [self._prompt_text(int(index)) for index in self.index[rows]], completions
+        return [self.read_prompt(int(index)) for index in self.index[rows]], completions
 
     def conversations(self, rows: np.ndarray) -> list[Messages]:
         """Return the messages of rows so far: the prompt's, the replies, and the agent's turns with the last one."""
@@ -127,8 +127,8 @@ class Contexts:
         shown = [self._shown(row, start) for row, start in zip(rows, starts, strict=True)]
         return completion_texts(self.tokenizer, before, shown, cut.tolist())
 
-    def _prompt_text(self, index: int) -> str:
-        """Return the text of the prompt of a row of the data."""
+    def read_prompt(self, index: int) -> str:
+        """Return the text of the prompt at `index` of the data as the agent reads it: what is left where it was cut."""
         if index not in self._prompt_texts:
             ids, given = self._prompts[index].tolist(), self.chat.text(self.rows[index]["prompt"])
             ids = ids if self.pictures is None else self.pictures.without(ids)

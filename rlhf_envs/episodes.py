@@ -84,6 +84,7 @@ class EpisodeBatch(Contexts):
         index: (n,) the row of the data that the prompt comes from.
         ends: the token ids that end an episode, sorted, see `rlhf_envs.tokens.end_ids`.
         rows: the data. A prompt is a string, or messages with the system message that the agent reads.
+        columns: the names of the data's columns beside the prompt, which go to the reward.
         chat: how prompts of messages are written.
         dialogs: the conversations of the rows; None if the task has no replies.
         pictures: the pictures of the data, which `model` reads; None if there are none.
@@ -149,12 +150,12 @@ class EpisodeBatch(Contexts):
         shares = {"validation_share": validation_share, "test_share": test_share}
         self._data: dict[str, Any] = {"data": data, "columns": columns, **shares}
         self.rows = self.rows_of(split)
-        self._columns = check_rows(self.rows, self.task.name, data, system_prompt)
+        self.columns = check_rows(self.rows, self.task.name, data, system_prompt)
         self.pictures = find_pictures(self.model_name, self.rows, self.task.name, self.task.reads_pictures)
         never = () if self.pictures is None else [self.pictures.token_id]
         masked = min_new_tokens, suppress_tokens, self.ends, never
         self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, *masked)
-        check_signature(self.reward_fn, self._columns)
+        check_signature(self.reward_fn, self.columns)
         if self.task.has_replies:
             self.chat.prepare_dialogs([row["prompt"] for row in self.rows])
             self.tokenizer = self.chat.tokenizer
@@ -351,7 +352,7 @@ class EpisodeBatch(Contexts):
         Raises:
             RewardError, ScoreError: the reward failed; the message names environments and rows of the data.
         """
-        about = self.task, self.rows, self._columns
+        about = self.task, self.rows, self.columns
         scores = score_episodes(self._guarded(), *about, episodes, self.trainer_state)
         if self.sampler.tasks is not None and not is_frozen():
             ended = zip(episodes, scores, strict=True)

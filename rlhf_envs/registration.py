@@ -47,8 +47,9 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/DialogBandit-v0": "rlhf_envs.tasks.dialog_bandit:DialogBandit",
     "rlhf/Prompts-v0": "rlhf_envs.tasks.prompts:Prompts",
     "rlhf/Mixture-v0": "rlhf_envs.tasks.mixture:Mixture",
+    "rlhf/OpenEnv-v0": "rlhf_envs.interop.openenv.task:OpenEnv",
 }
-NONDETERMINISTIC = {"rlhf/HumanSentiment-v0"}  # people answer differently each time
+NONDETERMINISTIC = {"rlhf/HumanSentiment-v0", "rlhf/OpenEnv-v0"}  # people and servers may answer differently each time
 
 
 def register_task(env_id: str, task: str, nondeterministic: bool = False) -> None:

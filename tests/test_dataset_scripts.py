@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from scripts.datasets import aclsum, chinese_reviews, debian, interface_texts
+from rlhf_envs.tasks.translate import Translate
+from scripts.datasets import (
+    aclsum,
+    chinese_reviews,
+    debian,
+    debian_manuals,
+    emoji_pictures,
+    fanoutqa,
+    interface_texts,
+    topics,
+    writing,
+)
 
 ENTRY = """Package: {package}
 Description-md5: 0
@@ -69,7 +80,7 @@ def test_messages_of_both_kinds_of_files_are_paired_once_and_without_places_for_
     found = interface_texts.pairs([wheel])
     assert [(row["prompt"], row["reference"]) for row in found] == [("Open", "打开"), ("Save", "保存")]
     assert {row["package"] for row in found} == {"some_package"}
-    assert [row["target"] for row in interface_texts.both_ways(found[0])] == ["Chinese", "English"]
+    assert [row["target"] for row in writing.both_ways(found[0])] == ["Chinese", "English"]
 
 
 def test_an_abstract_stands_once_for_each_aspect(tmp_path: Path) -> None:
@@ -220,3 +231,191 @@ def test_held_out_openings_begin_no_training_text() -> None:
 def test_another_archive_or_encoding_is_named(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         chinese_reviews.read_reviews(sdist(tmp_path / "s.tar.gz", files))
+
+
+PACKAGES = "Package: {package}\nSection: {section}\nDescription: one\n"
+
+
+def test_topics_are_the_sections_of_descriptions_that_are_different(tmp_path: Path) -> None:
+    text = "A program of {} for people who like to see how the pieces of {} move about on a wide board."
+    entries = [
+        ("chess", "games", text.format("chess", "wood")),
+        ("chess-gtk", "games", text.format("chess", "wood")),
+        (
+            "mailer",
+            "contrib/mail",
+            "Sends letters to everybody whom you know, and keeps all the answers in one folder.",
+        ),
+        ("libchess", "libs", "Another description of some length, which is that of a library and has no topic at all."),
+        ("short", "games", "Too short."),
+    ]
+    translation, packages = tmp_path / "Translation-en", tmp_path / "Packages"
+    translation.write_text(
+        "\n".join(ENTRY.format(package=package, synopsis="s", text=text) for package, _, text in entries)
+        .replace("  * an item of a list\n and its end.\n", ""),
+        encoding="utf-8",
+    )  # fmt: skip
+    packages.write_text(
+        "\n".join(PACKAGES.format(package=package, section=section) for package, section, _ in entries),
+        encoding="utf-8",
+    )
+    found = topics.read_rows(translation, packages)
+    assert [(row["package"], row["label"]) for row in found] == [("chess", "games"), ("mailer", "mail")]
+    with pytest.raises(ValueError, match="no package has a section: give a file Packages"):
+        topics.read_sections(translation)
+
+
+QUESTIONS = [
+    {
+        "id": f"q{i}",
+        "question": f"Who won each of the games {i}? ",
+        "answer": {"first": ["Ann", "Bob"], "second": {"score": 3, "fair": True}},
+        "decomposition": [
+            {"id": f"s{i}", "question": f"Who won the first of {i}?", "answer": ["Ann", "Bob"], "decomposition": []},
+            {"id": f"t{i}", "question": "How is the second one?", "answer": "fair", "decomposition": []},
+            {"id": f"u{i}", "question": f"Who lost {i}?", "answer": "", "decomposition": []},
+        ],
+    }
+    for i in range(20)
+]
+
+
+def test_answers_of_several_parts_are_read_without_the_packages_code(tmp_path: Path) -> None:
+    wheel = tmp_path / "fanoutqa.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(fanoutqa.DATA, json.dumps(QUESTIONS))
+        archive.writestr("fanoutqa/__init__.py", "raise SystemExit('imported')")
+    rows = fanoutqa.make_rows(fanoutqa.read_questions(wheel))
+    assert [sum(row["split"] == split for row in rows) for split in ("train", "validation", "test")] == [13, 1, 6]
+    row = next(row for row in rows if row["id"] == "q3")
+    assert row["prompt"] == "Who won each of the games 3?"
+    assert row["answer"] == "first: Ann, Bob; second: score: 3; fair: yes"
+    assert row["parts"] == ["first", "Ann", "Bob", "second", "score", "3", "fair", "yes"]
+    assert row["decomposition"][0] == {"question": "Who won the first of 3?", "answer": "Ann, Bob"}
+    steps = fanoutqa.make_rows(QUESTIONS, steps=True)
+    assert len(steps) == 21  # one of each question, and the one that all of them have: what has no answer is left out
+    assert sum(row["prompt"] == "How is the second one?" for row in steps) == 1
+    split_of = {row["id"]: row["split"] for row in rows}
+    assert all(row["split"] == split_of[row["of"]] for row in steps)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no json", "neither a wheel nor JSON"),
+        (b"\xff\xfe", "neither a wheel nor JSON"),
+        (b"{}", "dict without questions"),
+        (b"[]", "list without questions"),
+        (b'[{"id": 1, "question": "q"}]', "question 0 has no id, question and answer: it has 'id', 'question'"),
+        (b"[3]", "question 0 has no id, question and answer: it has 3"),
+    ],
+)
+def test_another_file_than_the_questions_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "dev.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        fanoutqa.read_questions(path)
+
+
+def test_a_wheel_without_the_questions_is_named(tmp_path: Path) -> None:
+    wheel = tmp_path / "other.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other/__init__.py", "")
+    with pytest.raises(ValueError, match=r"has no fanoutqa/data/fanout-final-dev.json.*it has \['other/__init__.py'\]"):
+        fanoutqa.read_questions(wheel)
+    with pytest.raises(ValueError, match=r"has no emoji/unicode_codes/emoji.json: give the wheel of emoji"):
+        emoji_pictures.read_names(wheel)
+
+
+MANUAL = """<html><body>
+<div class="navheader"><p>{next}</p></div>
+<h1 class="title"><a id="kernel"></a>{chapter}</h1>
+<div class="toc"><div><p>{contents}</p></div></div>
+<p>{first}<a id="idm17" class="indexterm"></a></p><pre>make <em>deb-pkg</em></pre><p>{same}</p><p>{long}</p>
+<h2 class="title"><a id="apart"/>{apart}</h2>{more}
+</body></html>"""
+IN_ENGLISH = {
+    "next": "Next page",
+    "contents": "Table of contents",
+    "chapter": "Chapter 10.\u00a0Debian and the kernel",
+    "first": "You can\n  install a <code>deb</code>.",
+    "same": "apt-get install foo",
+    "long": "A long text. " * 12,
+    "apart": "10.1. What differs",
+    "more": "<p>One paragraph.</p>",
+}
+IN_CHINESE = {
+    "next": "下一页",
+    "contents": "目录内容",
+    "chapter": "第 10 章\u00a0Debian 和内核",
+    "first": "您可以安装\n一个 <code>deb</code>。",
+    "same": "apt-get install foo",
+    "long": "长的文本。" * 12,
+    "apart": "10.1. 不同之处",
+    "more": "<p>一个段落。</p><p>又一个。</p>",
+}
+
+
+def debian_package(path: Path, pages: dict[str, str]) -> Path:
+    """Write a `.deb` with these pages and a link, as dpkg-deb makes it."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz") as archive:
+        for name, text in pages.items():
+            member = tarfile.TarInfo(f"./usr/share/doc/debian/FAQ/{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+        link = tarfile.TarInfo("./usr/share/doc/debian/FAQ/other.en.html")
+        link.type, link.linkname = tarfile.SYMTYPE, "kernel.en.html"
+        archive.addfile(link)
+    written = b"!<arch>\n"
+    for name, content in (("debian-binary", b"2.0"), ("control.tar.xz", b"x"), ("data.tar.xz", data.getvalue())):
+        written += f"{name:16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+        written += content + b"\n" * (len(content) % 2)
+    path.write_bytes(written)
+    return path
+
+
+def test_manuals_are_paired_by_section_and_place_from_packages_and_folders(tmp_path: Path) -> None:
+    pages = {"kernel.en.html": MANUAL.format(**IN_ENGLISH), "lone.en.html": "<h1><a id='lone'></a>Lone</h1>"}
+    english = debian_package(tmp_path / "debian-faq.deb", pages)
+    chinese = tmp_path / "debian-faq-zh-cn"
+    (chinese / "zh-cn").mkdir(parents=True)
+    (chinese / "zh-cn/kernel.zh-cn.html").write_text(MANUAL.format(**IN_CHINESE), encoding="utf-8")
+    rows, counts = debian_manuals.read_rows([english, chinese])
+    assert [(row["prompt"], row["reference"]) for row in rows] == [
+        ("Debian and the kernel", "Debian 和内核"),
+        ("Debian 和内核", "Debian and the kernel"),
+        ("You can install a deb.", "您可以安装一个 deb。"),
+        ("您可以安装一个 deb。", "You can install a deb."),
+    ]
+    assert {row["section"] for row in rows} == {"debian-faq/kernel#kernel"}
+    assert len({row["split"] for row in rows}) == 1
+    assert [row["target"] for row in rows] == ["Chinese", "English"] * 2
+    assert counts == {
+        "sections": 2,  # with what stands before the first title: nothing
+        "sections of another structure": 1,
+        "sections without a translation": 2,
+        "texts": 2,
+        "texts that are not translated, or no words": 1,
+        "texts of more than 120 characters": 1,
+        "near-duplicates": 0,
+    }
+    task = Translate()
+    assert task.rows("train", rows)[1]["prompt"] == "Chinese: Debian 和内核\nEnglish:"
+
+
+def test_what_is_no_manual_is_refused(tmp_path: Path) -> None:
+    english = debian_package(tmp_path / "debian-faq.deb", {"kernel.en.html": MANUAL.format(**IN_ENGLISH)})
+    with pytest.raises(
+        ValueError, match=r"no page \*\.zh-cn\.html in .*debian-faq\.deb: give the English and the Chinese"
+    ):
+        debian_manuals.read_rows([english])
+    other = tmp_path / "other.deb"
+    other.write_bytes(english.read_bytes().replace(b"data.tar.xz", b"data.tar.zs"))
+    (tmp_path / "page.html").write_text("<p>", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"page\.html is no Debian package: give a \.deb, or the folder"):
+        debian_manuals.read_rows([tmp_path / "page.html"])
+    with pytest.raises(
+        ValueError, match=r"has debian-binary, control\.tar\.xz, data\.tar\.zs, which Python cannot unpack"
+    ):
+        debian_manuals.read_rows([other])

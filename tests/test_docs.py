@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +80,7 @@ def test_pages_with_marked_blocks_have_a_test_that_follows_them() -> None:
     assert {page for page in PAGES if any(block.run or block.file for block in blocks(page))} == {
         "start",
         "guides/instruct",
+        "guides/ranks",
         "guides/feedback/study",
         *TUTORIALS,
     }
@@ -279,3 +282,19 @@ def test_the_package_is_installed_and_the_commands_run(folder: Path, tmp_path: P
     assert "reward" in bash(commands, elsewhere, target)
     progress = elsewhere / "logs" / "clipped_a2c" / "TokenBandit-v0_1" / "progress.csv"
     assert "train/clipped" in progress.read_text().split("\n")[0]
+
+
+@pytest.mark.slow
+def test_runs_on_several_ranks_and_machines_train(tmp_path: Path) -> None:
+    for printed in follow("guides/ranks", tmp_path):
+        assert "960 tokens, " in printed and printed.count("Everything is in") == 1
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machines = [block.text for block in blocks("guides/ranks") if "--node-rank" in block.text]
+    here = [text.replace("node-a", "127.0.0.1").replace("29511", str(port)) for text in machines]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda text: bash(text, tmp_path), here)
+    assert "960 tokens, " in first
+    assert not second
+    assert len(list((tmp_path / "logs" / "ppo").iterdir())) == 3

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
-    {"control_tokens", "files", "names", "words"},
+    {"cards", "control_tokens", "files", "names", "words"},
     {"datasets", "models", "overlap", "rendering", "task_weights"},
     {"curriculum", "dialogs", "episode_options", "feedback", "tokens"},
     {"chat_format", "rewards"},
@@ -26,7 +26,7 @@ ORDER = [
     {"episodes"},
     {"text_env"},
     {"vector_env"},
-    {"registration"},
+    {"interop", "registration"},
     {"testing"},
     {"__init__"},
 ]

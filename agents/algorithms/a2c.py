@@ -26,6 +26,7 @@ class A2C(TextAgent, stable_baselines3.A2C):
     SB3's.
     """
 
+    data_parallel = True
     defaults = ON_POLICY | {
         "learning_rate": 3e-4,
         "vf_coef": 0.1,

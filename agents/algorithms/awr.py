@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
+from ..core import ranks
 from ..core.kl_penalty import charge
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import PolicyGradient
@@ -66,7 +67,8 @@ class AWR(PolicyGradient):
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         returns = rewards_to_go(charge(buffer.rewards, buffer.kl, buffer.kl_coef), buffer.segments)
         advantages = returns - buffer.values
-        return (advantages - advantages.mean()) / (advantages.std() + 1e-8), returns
+        mean, deviation = ranks.moments(advantages)
+        return (advantages - mean) / (deviation + 1e-8), returns
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         values, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)

@@ -183,6 +183,7 @@ class MaskablePPO(TextAgent, sb3_contrib.MaskablePPO):  # type: ignore[misc]
         ValueError: the environment has no `action_masks()`.
     """
 
+    data_parallel = True
     defaults = PPO.defaults | {"policy": MaskableTokenPolicy, "rollout_buffer_class": MaskableSequenceRolloutBuffer}
 
     def _setup_model(self) -> None:

@@ -28,4 +28,5 @@ class PPO(TextAgent, stable_baselines3.PPO):
     arguments are SB3's.
     """
 
+    data_parallel = True
     defaults = ON_POLICY | {"batch_size": 512, "n_epochs": 4, "vf_coef": 0.1, "max_grad_norm": 1.0}

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from rlhf_envs.rewards.constraints import Constrained, find_constraints
 
+from ..core import ranks
 from .common.text_agent import with_callback
 from .ppo import PPO
 
@@ -108,7 +109,8 @@ class LagrangeMultiplier(BaseCallback):
             tail = f"_{name}" if len(self.constraints) > 1 else ""
             multiplier = constraints[0].multiplier
             # A rollout shorter than an episode may end none, and a cost may apply to none.
-            if costs := [components[name] for components in reported if name in components]:
+            own = [components[name] for components in reported if name in components]
+            if costs := [cost for part in ranks.everywhere(own) for cost in part]:
                 cost = float(np.mean(costs))
                 multiplier = min(max(multiplier + self.step * (cost - constraints[0].limit), 0.0), self.highest)
                 self.logger.record(f"rlhf/cost{tail}", cost)

@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
+from ..core import ranks
 from ..core.kl_penalty import charge
 from .common.credit import Credit, check_credit
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
@@ -70,14 +71,15 @@ class Reinforce(PolicyGradient):
             returns = turns.spread(turns.returns)
             means = turns.compared(lambda column: column * 0 + column.mean())
         else:
-            returns, means = rewards_to_go(rewards, buffer.segments), buffer.sum_by_episode(rewards).mean()
+            returns = rewards_to_go(rewards, buffer.segments)
+            means = np.asarray(ranks.moments(buffer.sum_by_episode(rewards))[0])
         advantages = returns
         if self.baseline == "value":
             advantages = returns - buffer.values
         elif self.baseline == "mean":
             advantages = returns - means
         if self.normalize_advantage:
-            advantages = advantages / (advantages.std() + 1e-8)
+            advantages = advantages / (ranks.moments(advantages)[1] + 1e-8)
         return advantages, returns
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import Schedule
 
+from ..core import ranks
 from ..core.kl_penalty import charge
 from .common.credit import Credit, check_credit
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
@@ -73,7 +74,7 @@ class RLOO(PolicyGradient):
             scores = charge(buffer.scores, buffer.sum_by_episode(buffer.kl), buffer.kl_coef)
             advantages, returns = (spread(each, buffer) for each in (self._compare(scores), scores))
         if self.normalize_advantage:
-            advantages = advantages / (advantages.std() + 1e-8)
+            advantages = advantages / (ranks.moments(advantages)[1] + 1e-8)
         return advantages, returns
 
     def _compare(self, scores: np.ndarray) -> np.ndarray:

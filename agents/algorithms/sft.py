@@ -61,6 +61,7 @@ class SFT(PolicyGradient):
 
     defaults = PolicyGradient.defaults | {"learning_rate": 2e-4}
     kl_argument = None
+    data_parallel = False
     unused = PolicyGradient.unused | NO_CRITIC | NO_DATA | NO_KL | {"ent_coef": 0.0, "engine": None}
 
     def __init__(

@@ -21,6 +21,7 @@ from . import (
     loop,
     pretrain,
     reward,
+    serve_env,
     sft,
     train,
     transfer,
@@ -79,6 +80,7 @@ app.add_typer(reward.reward_app, name="reward")
 add_command(app, pretrain.PretrainConfig, "pretrain")(pretrain.pretrain)
 add_command(app, sft.SFTConfig, "sft")(sft.sft)
 app.add_typer(envs.envs_app, name="envs")
+add_command(app, serve_env.ServeEnvConfig, "serve-env")(serve_env.serve_env)
 app.command("algos")(lists.algos)
 app.command("rewards")(lists.rewards)
 app.command("models")(lists.models)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -14,6 +16,7 @@ from rlhf_envs.tasks.lookup import arguments_of
 from rlhf_envs.tasks.results import read_results
 
 from ..registry import check_name
+from ..scale.launch import is_rank, launch
 from ..training.config import TrainConfig, option
 from ..training.data_flags import DataFlags
 from ..training.phases import show_phase, without_collection
@@ -21,6 +24,7 @@ from . import tables
 from .options import fail, from_file
 
 if TYPE_CHECKING:
+    from ..training.report import TrainResult
     from ..training.run import Prepared
 
 __all__ = ["TrainFlags", "advise", "train"]
@@ -34,6 +38,9 @@ class TrainFlags(DataFlags, TrainConfig):
     )
     config: str | None = option(
         None, "TOML, YAML or JSON file of settings for a new run, such as a run's config.json; flags come before it."
+    )
+    nproc: int | None = option(
+        None, "Ranks: processes of this machine that share the environments and each update, as of torchrun.", gt=0
     )
     dry_run: bool = option(
         False, "Say what would run, with estimates of memory and time, and write nothing; it trains for seconds."
@@ -55,34 +62,55 @@ def train(flags: TrainFlags) -> None:
         check_name(config.algo)
         check_environment(config.env)
         config.folder()
-    with show_phase("loading", config.progress, line=False), without_collection():
-        from ..training import dry_run, resume, run
+    if (flags.nproc or 1) > 1 and not (is_rank() or flags.dry_run):
+        launch(flags.nproc or 1, sys.argv[1:])
+        return
+    with show_phase("loading", config.progress and not is_rank(), line=False), without_collection():
+        from ..scale import follower, group
+        from ..training import dry_run, progress, resume, run
 
     if flags.dry_run:
         console.print(tables.make_table(("", ""), dry_run.describe_run(config), left=2))
         return
-
-    if flags.resume is None:
-        prepared = run.prepare(config)
-    else:
-        config = TrainConfig.of_folder(flags.resume, config)
-        if resume.is_finished(flags.resume, config):
-            early = "" if config.early_stopping is None and config.alarm != "stop" else ", unless it stopped early"
-            console.print(f"nothing to do: the run in {flags.resume} is finished; a larger -n extends it{early}")
+    with group.joined() if is_rank() else nullcontext():
+        if flags.resume is not None:
+            config = TrainConfig.of_folder(flags.resume, config)
+            if resume.is_finished(flags.resume, config):
+                early = "" if config.early_stopping is None and config.alarm != "stop" else ", unless it stopped early"
+                if group.is_first():
+                    console.print(
+                        f"nothing to do: the run in {flags.resume} is finished; a larger -n extends it{early}"
+                    )
+                return
+        if not group.is_first():
+            follower.follow(config, flags.resume is not None)
             return
-        with show_phase("loading, and evaluating before training", config.progress):
-            prepared = resume.prepare_resumed(flags.resume, config)
+        if flags.resume is None:
+            prepared = run.prepare(config)
+        else:
+            with show_phase("loading, and evaluating before training", config.progress):
+                prepared = resume.prepare_resumed(flags.resume, config)
+        asked = prepared.config.n_timesteps or 0
+        planned = _planned(asked, progress.planned_tokens(prepared.agent, asked))
+        _announce(prepared, flags, planned, console)
+        _report(run.train(prepared), console, started)
+
+
+def _announce(prepared: Prepared, flags: TrainFlags, planned: str, console: Console) -> None:
+    """Say what is about to be trained, for how many tokens."""
     config = prepared.config
     done = f", {prepared.agent.num_timesteps:,} of them done" if flags.resume is not None else ""
     policy = prepared.agent.policy
     model = escape(str(policy.base_name or policy.model_name or "a fresh model"))
     console.print(
-        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold] with {model}: {_planned(prepared)}{done}, "
-        f"{prepared.folder}"
+        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold] with {model}: {planned}{done}, {prepared.folder}"
     )
     if flags.resume is None and (advice := advise(config)) is not None:
         console.print(advice, style="yellow", markup=False)
-    result = run.train(prepared)
+
+
+def _report(result: TrainResult, console: Console, started: float) -> None:
+    """Show completions and figures before and after, and where the run is."""
     console.print(tables.samples_table(result.before, result.after))
     console.print(tables.change_table(result))
     if (kept := result.early_stopping) is not None:
@@ -98,7 +126,8 @@ def train(flags: TrainFlags) -> None:
     took = f"{tokens - result.resumed_at:,} of them in this part, in {seconds:.0f} s"
     took = took if result.resumed_at else f"{seconds:.0f} s in all"
     console.print(f"{tokens:,} tokens, {took}. Everything is in {result.folder}")
-    console.print(f"[dim]curves: {result.folder / 'curves.png'}   live: tensorboard --logdir {config.log_folder}[/dim]")
+    live = f"live: tensorboard --logdir {result.config.log_folder}"
+    console.print(f"[dim]curves: {result.folder / 'curves.png'}   {live}[/dim]")
 
 
 def _configured(flags: TrainFlags) -> TrainConfig:
@@ -107,7 +136,7 @@ def _configured(flags: TrainFlags) -> TrainConfig:
         fail(f"--config {flags.config} with --resume: a run goes on with its own settings; leave one of them out")
     if flags.dry_run and flags.resume is not None:
         fail(f"--dry-run with --resume {flags.resume}: it is for new runs; leave one of them out")
-    given = flags.model_dump(exclude={"config", "dry_run", "resume"}, exclude_unset=True)
+    given = flags.model_dump(exclude={"config", "dry_run", "nproc", "resume"}, exclude_unset=True)
     return TrainConfig(**given) if flags.config is None else from_file(TrainConfig, flags.config, given)
 
 
@@ -134,10 +163,7 @@ def advise(config: TrainConfig) -> str | None:
     )
 
 
-def _planned(run: Prepared) -> str:
+def _planned(asked: int, planned: tuple[int, int]) -> str:
     """Return how many tokens a run trains for, and how many were asked for if that is not whole rollouts."""
-    from ..training.progress import planned_tokens
-
-    asked = run.config.n_timesteps or 0
-    tokens, rollout = planned_tokens(run.agent, asked)
+    tokens, rollout = planned
     return f"{tokens:,} tokens" + (f" ({asked:,} rounded up to rollouts of {rollout:,})" if tokens != asked else "")

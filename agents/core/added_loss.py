@@ -11,18 +11,22 @@ from typing import Any
 
 import torch
 
+from . import ranks
+
 __all__ = ["add_loss"]
 
 
 def add_loss(log_probs: torch.Tensor, loss: torch.Tensor, coef: float) -> torch.Tensor:
     """Return the log-probabilities `(n,)`, unchanged; their backward pass adds the gradient of `coef * loss`.
 
+    In a data-parallel run each rank has a loss of its own, and what is added is their mean.
+
     Args:
         log_probs: what the algorithm's own loss is made of.
         loss: a scalar.
         coef: its weight beside the algorithm's loss.
     """
-    added: torch.Tensor = _AddLoss.apply(log_probs, loss, coef)
+    added: torch.Tensor = _AddLoss.apply(log_probs, loss, coef / ranks.size())  # the ranks' gradients are summed
     return added
 
 

@@ -24,6 +24,7 @@ from .distribution import TokenDistribution, keep_top
 from .language_model import LanguageModel, Snapshot, TrainPart
 from .models import find_model
 from .observations import PIXELS
+from .plain_card import write_plain_card
 from .precision import check_device, check_dtype, keep_float32, set_attention, store_frozen
 from .trunk import Trunk
 
@@ -354,7 +355,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
         The weights are float32, whatever `dtype` is. The `generation_config.json` draws tokens as the policy does,
         with its temperature, top_k and top_p. It ends texts where episodes end: a chat template's end of a turn is an
-        EOS there.
+        EOS there. A model card (README.md) says what is known, unless there is one of somebody else's.
 
         Args:
             directory: the folder to write.
@@ -384,6 +385,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             config = copy.deepcopy(config)
             config.update(do_sample=True, **chosen, **generation, _from_model_config=False)
             config.save_pretrained(directory)
+        base, is_adapter = self.base_name or self.model_name, adapters is not None and not merge
+        write_plain_card(directory, base, getattr(self, "picture", None) is not None, is_adapter)
 
 
 def _base_name(name: str | None) -> str | None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from . import ranks
+
 __all__ = ["KLController", "charge", "k3", "k3_loss"]
 
 
@@ -36,14 +38,14 @@ def charge(
         kl: `log pi - log pi_ref` of the tokens, or its sum over each episode.
         kl_coef: the coefficient of the KL penalty.
         shaping: what else is added to the rewards.
-        whiten: divide the sum by its standard deviation; its mean stays.
+        whiten: divide the sum by its standard deviation over all ranks; its mean stays.
     """
     rewards = rewards - float(kl_coef) * kl
     for added in shaping:
         rewards = rewards + added
     if whiten:
-        mean = rewards.mean()
-        rewards = (rewards - mean) / (rewards.std() + 1e-8) + mean
+        mean, deviation = ranks.moments(rewards)
+        rewards = (rewards - mean) / (deviation + 1e-8) + mean
     return rewards
 
 

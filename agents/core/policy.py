@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from . import ranks
 from .adversarial import AdversarialRegulariser
 from .base_policy import LanguageModelPolicy
 from .checks import check_results
@@ -255,6 +256,9 @@ class TokenPolicy(LanguageModelPolicy):
         With `rows` and `columns` in `obs` (from `SequenceRolloutBuffer`), a row of `input_ids` is a whole sequence and
         action i was taken after its token `(rows[i], columns[i])`. Otherwise every row is one context and one action.
 
+        In a data-parallel run the results are this rank's part of all ranks' (`agents.core.ranks.AllRanks`), and their
+        backward pass sums the gradients of the ranks.
+
         Raises:
             FloatingPointError: a result is not finite; the message shows its context.
         """
@@ -271,7 +275,8 @@ class TokenPolicy(LanguageModelPolicy):
         if self.sft is not None:
             values, log_probs, entropies = results
             results = values, self.sft.attach(self, self.sft_state, log_probs, self.micro_batch_size), entropies
-        return results
+        values, log_probs, entropies = ranks.shared(self, *results)
+        return values, log_probs, entropies
 
     @torch.no_grad()
     def values_and_log_probs(

@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples
 
+from . import ranks
 from .kl_penalty import charge, k3
 from .last_values import LastValues
 from .segment_buffer import SegmentBuffer
@@ -117,15 +118,17 @@ class SequenceRolloutBuffer(SegmentBuffer):
             finished.append(self._running_kl[:, ends[step]])
             self._running_kl = np.where(ends[step], 0.0, self._running_kl)
         episodes = np.concatenate(finished, axis=1)  # (2, episodes)
-        self.stats = {"kl_coef": self.controller.value, "entropy": float(-self.log_probs.mean())}
-        if episodes.size and self.report_kl:
-            self.stats["kl"], self.stats["kl_k3"] = episodes.mean(axis=1).tolist()
-            self.controller.update(self.stats["kl"], episodes.shape[1])
+        self.stats = {"kl_coef": self.controller.value, "entropy": -ranks.mean(self.log_probs)}
+        if self.report_kl and (n_episodes := ranks.total(episodes.shape[1])):
+            self.stats["kl"], self.stats["kl_k3"] = (ranks.mean(one) for one in episodes)
+            self.controller.update(self.stats["kl"], n_episodes)
 
     # Minibatches
 
     def get(self, batch_size: int | None = None) -> Generator[DictRolloutBufferSamples, None, None]:  # type: ignore[override]
         """Yield minibatches of whole segments, of about `batch_size` tokens each, every segment once, in random order.
+
+        In a data-parallel run a minibatch has so many tokens on all ranks together, and its advantages are `AllRanks`.
 
         Raises:
             ValueError: `batch_size` is smaller than the longest segment of the first rollout.
@@ -138,13 +141,13 @@ class SequenceRolloutBuffer(SegmentBuffer):
                 "whole episodes, so raise batch_size to several times the environment's max_new_tokens"
             )
         self._checked = True  # what comes later is trained as it is: an error then would lose the run
-        for chosen in self._batches(batch_size, np.random.permutation(self.n_segments)[:, None]):
+        for chosen in self._batches(batch_size, np.random.permutation(self.n_segments)[:, None], over_ranks=True):
             samples = self._segment_samples(chosen)
             yield DictRolloutBufferSamples(
                 observations=samples.observations,
                 actions=samples.actions[:, None],
                 old_values=self.to_torch(self.values[samples.steps]),
                 old_log_prob=self.to_torch(self.log_probs[samples.steps]),
-                advantages=self.to_torch(self.advantages[samples.steps]),
+                advantages=ranks.parts(self.to_torch(self.advantages[samples.steps]), counted=True),
                 returns=self.to_torch(self.returns[samples.steps]),
             )

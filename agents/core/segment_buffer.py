@@ -12,6 +12,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 
 from rlhf_envs.finished import FinishedEpisode
 
+from . import ranks
 from .checks import check_token_space
 from .frozen_states import RolloutStates
 from .kl_penalty import KLController
@@ -324,19 +325,26 @@ class SegmentBuffer(RolloutBuffer):
 
     # Minibatches
 
-    def _batches(self, batch_size: int | None, order: np.ndarray) -> Generator[np.ndarray, None, None]:
+    def _batches(
+        self, batch_size: int | None, order: np.ndarray, over_ranks: bool = False
+    ) -> Generator[np.ndarray, None, None]:
         """Cut segments into batches with nearly equal numbers of actions, about `batch_size`.
 
         Args:
             batch_size: None for one batch.
             order: `(groups, size)` numbers of segments, in the order they are taken; a group stays together.
+            over_ranks: `batch_size` counts the actions of all ranks, which yield equal numbers of batches.
         """
         lengths = np.bincount(self.segments.reshape(-1), minlength=self.n_segments)[order].sum(axis=1)
         total = int(lengths.sum())
-        n_batches = 1 if batch_size is None else max(1, round(total / batch_size))
+        of_all = ranks.total(total) if over_ranks else total
+        n_batches = 1 if batch_size is None else max(1, round(of_all / batch_size))
         middle = np.cumsum(lengths) - lengths / 2
-        number = np.minimum((middle * n_batches / total).astype(int), n_batches - 1)
-        for i in np.unique(number):
+        number = np.unique(np.minimum((middle * n_batches / total).astype(int), n_batches - 1), return_inverse=True)[1]
+        own = int(number[-1]) + 1  # a batch that no group falls into is none
+        if over_ranks and (least := ranks.least(own)) < own:
+            number = number * least // own
+        for i in range(int(number[-1]) + 1):
             yield order[number == i].reshape(-1)
 
     def _segment_samples(self, chosen: np.ndarray) -> SegmentSamples:

@@ -16,6 +16,7 @@ from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward
 from rlhf_envs.words import ngrams
 
+from . import ranks
 from .samples import sample_markdown
 
 __all__ = ["TEXT_ONLY", "TextMetrics", "check_metric_names", "distinct_bigrams", "list_episodes"]
@@ -44,7 +45,7 @@ def distinct_bigrams(texts: Sequence[str]) -> float:
 
 
 class TextMetrics(BaseCallback):
-    """Log the metrics of the episodes that ended in each rollout, under `rlhf/`.
+    """Log the metrics of the episodes that ended in each rollout, under `rlhf/`; of all ranks, on the first one.
 
     - `rlhf/reward` and `rlhf/reward_<component>`: means per episode, before the KL penalty; `rlhf/<judge>` for judges
       and, where they have several, their parts, such as `rlhf/gold_language`;
@@ -122,7 +123,7 @@ class TextMetrics(BaseCallback):
         metrics |= self._added | self._added_metrics()
         self._added = {}
         # An episode of a rollout that was stopped before may never have got a score.
-        self._episodes = [info for info in self._episodes if "reward_components" in info]
+        self._episodes = ranks.gathered([info for info in self._episodes if "reward_components" in info])
         if self._episodes:
             metrics |= self._episode_metrics()
             self._show_samples()

@@ -6,6 +6,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlhf_envs.rewards import TrainerState
 
+from . import ranks
+
 __all__ = ["TellTrainerState"]
 
 
@@ -23,6 +25,7 @@ class TellTrainerState(BaseCallback):
         env = self.training_env
         if not env.has_attr("set_trainer_state"):
             return
-        tokens = env.num_envs * getattr(self.model, "n_steps", 1) if hasattr(self.model, "rollout_buffer") else 1
+        n_envs = env.num_envs * ranks.size()
+        tokens = n_envs * getattr(self.model, "n_steps", 1) if hasattr(self.model, "rollout_buffer") else 1
         total = -(-self.model._total_timesteps // tokens)
         env.env_method("set_trainer_state", TrainerState(self.num_timesteps // tokens, total, self.num_timesteps))

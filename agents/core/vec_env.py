@@ -20,6 +20,7 @@ from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.vector_env import TextGenerationVectorEnv, row_seeds
 
+from . import ranks
 from .step_rewards import StepRewards
 
 __all__ = ["TextVecEnv", "make_vec_env", "score_by_rollout"]
@@ -78,10 +79,19 @@ class TextVecEnv(VecEnv):
         """Return the specification that the environment was made from, or None."""
         return self.env.spec
 
+    @property
+    def total_envs(self) -> int:
+        """Return the number of rows that the ranks of a data-parallel run have together."""
+        return self.num_envs * ranks.size()
+
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Keep the rows' seeds for the next reset, derived from one seed (a random one if it is None); return them."""
+        """Keep the rows' seeds for the next reset, derived from one seed (a random one if it is None); return them.
+
+        The ranks of a data-parallel run share the seeds that one process with all rows would have.
+        """
         drawn = int(np.random.randint(2**32, dtype=np.uint32)) if seed is None else seed
-        self._seeds = [*row_seeds(drawn, self.num_envs)]
+        begin = ranks.rank() * self.num_envs
+        self._seeds = [*row_seeds(drawn, self.total_envs)[begin : begin + self.num_envs]]
         return self._seeds
 
     def reset(self) -> VecEnvObs:

@@ -67,7 +67,7 @@ def read_env_kwargs(
         given: arguments that the user gives in their place.
         instead: what to do instead; by default to give the flag of the argument again.
         follow_paths: whether files of data and chat templates, feedback stores in files and hub ids of models are used:
-            those of runs are, those of bundles are not. A database's URL never is.
+            those of runs are, those of bundles are not. The URL of a database or a server never is.
         env_id: the environment, whose task may take arguments of its own.
 
     Raises:
@@ -170,6 +170,10 @@ def _store(kwargs: Mapping[str, Any]) -> Any:
 def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | None:
     """Return the address or path in one of the arguments that is not followed, or None."""
     store, value = _store(kwargs) if name == "reward_kwargs" else None, kwargs[name]
+    if name not in JSON_ARGUMENTS:  # a task's own argument, such as the server of rlhf/OpenEnv-v0
+        url = next((text for text in _strings(value) if "://" in text), None)
+        if url is not None:
+            return url
     if isinstance(store, str) and ("://" in store or not follow_paths):
         return store
     if follow_paths:

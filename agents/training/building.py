@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_envs.datasets import MissingSplitError
 
 from ..algorithms.ppo_lagrangian import LagrangeMultiplier
+from ..core import ranks
 from ..core.text_metrics import TextMetrics
 from ..core.vec_env import make_vec_env
 from ..evaluation.evaluate import find_judges
@@ -22,6 +23,7 @@ from .constraint import find_cost
 from .early_stopping import EarlyStopping
 from .hacking_alarm import HackingAlarm
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
+from .rank_states import RankStates
 
 __all__ = ["ZIP", "build_callbacks"]
 
@@ -50,6 +52,8 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
             callbacks.append(_build_alarm(config, agent, env, folder))
             if config.early_stopping is not None:
                 callbacks[-1].twin = callbacks[-2]  # both complete the same prompts: once is enough
+    if ranks.size() > 1:
+        callbacks.append(RankStates())
     guard = _build_guard(config, agent, folder, callbacks)
     if config.constraint is not None:
         callbacks.append(LagrangeMultiplier())  # after the guard is built: the environment has its state

@@ -142,6 +142,12 @@ class CheckpointCallback(BaseCallback):
             self.gave_up = True
             self.save_boundary()
 
+    def interrupt(self, number: int) -> None:
+        """Give up the rollout for a signal that came to another rank of a data-parallel run."""
+        if self.interrupted is None:
+            self.interrupted = signal.Signals(number)
+            self._give_up()
+
     def leave(self, number: int) -> NoReturn:
         """Save the boundary and leave the rollout by the exception of a signal, see `stopping`."""
         self._give_up()

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from rlhf_envs.models import NAMES
-from rlhf_envs.names import find_name
+from rlhf_envs.names import find_name, nearest
 from rlhf_envs.registration import describe, text_environments
 
 from ..registry import available
@@ -42,6 +42,7 @@ __all__ = [
     "Pairs",
     "Part",
     "Settings",
+    "Trackers",
     "TrainConfig",
     "option",
     "parse_literal",
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate", "sft_coef", "sft_data")
 REWARDS = ("constraint", "judge")  # fields that name rewards
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 OWN = ("seed", "device", "verbose")  # arguments of agents that a run has by itself
 
 
@@ -92,6 +94,17 @@ def _parse_part(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _parse_trackers(value: Any) -> Any:
+    """Return the names of trackers, also of a text with commas between. TensorBoard is always written."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return value
+    names = [name.strip().lower() for part in parts for name in str(part).split(",") if name.strip()]
+    if unknown := [name for name in names if name not in TRACKERS]:
+        raise ValueError(f"unknown tracker {unknown[0]!r}: {nearest(unknown[0], TRACKERS)}")
+    return list(dict.fromkeys(names))
+
+
 # Names in any case. One that is unknown passes: `check_name`, `check_environment` and `resolve` answer it.
 Algorithm = Annotated[str, AfterValidator(lambda name: find_name(name, available()))]
 Environment = Annotated[str, AfterValidator(lambda name: find_name(name, text_environments()))]
@@ -101,6 +114,14 @@ Part = Annotated[
     int | str | None,
     BeforeValidator(_parse_part),
     Field(description="What learns: full, lora, head, or a number of last blocks.", json_schema_extra={"type": "text"}),
+]
+Trackers = Annotated[
+    list[str],
+    BeforeValidator(_parse_trackers),
+    Field(
+        description="Where to log beside TensorBoard: wandb, trackio, mlflow, with commas between; all in local files.",
+        json_schema_extra={"type": "text"},
+    ),
 ]
 LogFolder = Annotated[
     str, Field(description="Folder of all runs.", json_schema_extra={"flags": ["-f", "--log-folder"]})
@@ -136,6 +157,7 @@ class TrainConfig(Settings):
     free: ClassVar[tuple[str, ...]] = (
         *("progress", "verbose", "threads", "device"),
         *("engine", "engine_sync", "engine_folder"),
+        *("tracker", "project"),
     )
     more: ClassVar[tuple[str, ...]] = ("n_timesteps",)  # flags that --resume may raise
 
@@ -178,7 +200,9 @@ class TrainConfig(Settings):
     engine_folder: str | None = option(
         None, "Where the weights are written for it, on a disk that it reads too; a temporary folder by default."
     )
-    wandb: str | None = option(None, "Project of Weights & Biases to log to as well.")
+    wandb: str | None = option(None, "Project of Weights & Biases to log to; --tracker wandb with a project.")
+    tracker: Trackers = []
+    project: str = option("rlhf-envs", "Project of the trackers; in MLflow the experiment.")
     log_folder: LogFolder = "logs"
     run_name: str | None = option(None, "Name of this run's folder; <Env>_<k> by default.")
     eval_freq: int = option(16_384, "Tokens between evaluations during training; 0 for none.", ge=0)
@@ -244,6 +268,17 @@ class TrainConfig(Settings):
     def env_id(self) -> str:
         """Return the environment's id, without the module before it."""
         return self.env.rpartition(":")[2]
+
+    @property
+    def trackers(self) -> list[str]:
+        """Return the names of the trackers to log to, beside TensorBoard."""
+        names = [*(["wandb"] if self.wandb is not None else []), *self.tracker]
+        return [name for name in dict.fromkeys(names) if name != "tensorboard"]
+
+    @property
+    def tracker_folder(self) -> Path:
+        """Return the folder with the files of trackers, which runs share."""
+        return Path(self.log_folder)
 
     def resolved(self) -> TrainConfig:
         """Return the configuration with every default filled in, as `config.json` has it."""

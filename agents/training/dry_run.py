@@ -23,10 +23,10 @@ from ..registry import describe
 from .building import build_callbacks
 from .config import AGENT_FIELDS, TrainConfig
 from .human_feedback import human_rewards
-from .logger import check_wandb
 from .memory import estimate_memory, show_bytes
 from .progress import format_duration, planned_tokens
 from .run import build_agent, check_budget, resolve_config
+from .trackers import check_trackers
 
 __all__ = ["describe_run"]
 
@@ -39,7 +39,7 @@ def describe_run(config: TrainConfig) -> list[tuple[str, str]]:
     Raises:
         ValueError, TypeError, FileExistsError: the configuration is wrong, as for `prepare`.
     """
-    check_wandb(config)
+    check_trackers(config)
     config = resolve_config(config)
     folder = config.folder()
     agent = build_agent(config)

@@ -1,14 +1,11 @@
-"""Log a run: SB3's logger, with files that a resumed run continues, and Weights & Biases.
-
-W&B's files go where it puts them, `./wandb` or WANDB_DIR: in a run's folder TensorBoard would find the run twice.
-Without a network, set WANDB_MODE=offline: it only writes the files, and `wandb sync` sends them later.
-"""
+"""Log a run: SB3's logger, with files that a resumed run continues, and trackers beside them."""
 
 from __future__ import annotations
 
 import csv
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +22,40 @@ from torch.utils.tensorboard import SummaryWriter
 from rlhf_envs.files import replace_file
 
 from ..evaluation.evaluate import Evaluation
-from .config import TrainConfig
+from .trackers import RunTracker, TrackerOutput
 
-__all__ = ["HELD_OUT", "check_wandb", "finish_wandb", "log_held_out", "open_logger", "start_wandb"]
+__all__ = ["HELD_OUT", "log_held_out", "open_logger"]
 
 STEP = "time/total_timesteps"
 HELD_OUT = "held_out"  # the metrics of evaluations on the prompts that a run is judged by
 
 
-def open_logger(folder: Path, stdout: bool = False, resumed_at: int | None = None) -> Logger:
+def open_logger(
+    folder: Path, stdout: bool = False, resumed_at: int | None = None, trackers: Sequence[RunTracker] = ()
+) -> Logger:
     """Return a logger that writes `progress.csv` and TensorBoard events into a run's folder.
 
     Args:
         stdout: print SB3's table too.
         resumed_at: tokens at which a run goes on. Rows of later tokens are deleted.
+        trackers: trackers that get the same scalars.
 
     Raises:
         OSError: the files cannot be written; the message names them.
     """
     formats: list[KVWriter] = [ProgressFile(folder / "progress.csv", resumed_at), Board(folder, resumed_at)]
+    formats += [TrackerOutput(tracker) for tracker in trackers if not tracker.follows_tensorboard]
     return Logger(str(folder), formats + ([HumanOutputFormat(sys.stdout)] if stdout else []))
 
 
-def log_held_out(folder: Path, evaluation: Evaluation, tokens: int) -> None:
-    """Write the metrics of an evaluation after so many tokens for TensorBoard, as `held_out/<metric>`."""
+def log_held_out(folder: Path, evaluation: Evaluation, tokens: int, trackers: Sequence[RunTracker] = ()) -> None:
+    """Write the metrics of an evaluation after so many tokens as `held_out/<metric>`, for TensorBoard and trackers."""
+    found = {f"{HELD_OUT}/{name}": float(estimate.mean) for name, estimate in evaluation.estimates().items()}
     with SummaryWriter(str(folder)) as writer:
-        for name, estimate in evaluation.estimates().items():
-            writer.add_scalar(f"{HELD_OUT}/{name}", estimate.mean, tokens)
+        for tag, value in found.items():
+            writer.add_scalar(tag, value, tokens)
+    for tracker in trackers:
+        tracker.log(found, tokens)
 
 
 class ProgressFile(KVWriter):
@@ -136,57 +140,3 @@ def _explained(error: OSError, path: Path) -> OSError:
     reason = error.strerror or str(error)
     message = f"cannot log to {path}: {reason}. Free space there or make it writable, or take another --log-folder"
     return type(error)(error.errno, message) if error.errno else OSError(message)
-
-
-def check_wandb(config: TrainConfig) -> None:
-    """Check that W&B is installed if the run logs to it.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    if config.wandb is None:
-        return
-    try:
-        import wandb  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"--wandb needs W&B ({error}): pip install 'rlhf-envs[wandb]'") from error
-
-
-def start_wandb(config: TrainConfig, folder: Path) -> Any:
-    """Start W&B's run for a run's folder, and return the callback that adds the agent's arguments to it.
-
-    The W&B run has the folder's name, the whole configuration, and all that TensorBoard gets, under the same tags. A
-    resumed run goes on under the same id.
-
-    Raises:
-        OSError: W&B cannot start, for example without a key or a network.
-    """
-    import wandb
-    from wandb.integration.sb3 import WandbCallback
-
-    id_file = folder / "wandb_id"
-    try:
-        run = wandb.init(
-            project=config.wandb,
-            name=f"{config.algo}/{folder.name}",
-            group=config.env_id,
-            job_type="train",
-            tags=[config.algo, config.env_id],
-            config=config.model_dump(mode="json"),
-            id=id_file.read_text(encoding="utf-8") if id_file.is_file() else None,
-            resume="allow",
-            sync_tensorboard=True,
-        )
-    except (wandb.Error, ValueError) as error:
-        raise OSError(f"--wandb {config.wandb}: {error}; without a network set WANDB_MODE=offline") from error
-    id_file.write_text(run.id, encoding="utf-8")
-    return WandbCallback()
-
-
-def finish_wandb() -> None:
-    """End W&B's run, once everything that TensorBoard got is written."""
-    import wandb
-    from wandb.integration.tensorboard import unpatch
-
-    wandb.finish(quiet=True)
-    unpatch()

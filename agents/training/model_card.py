@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_envs.models import has_place
-from rlhf_envs.rendering import as_markdown
+from huggingface_hub import EvalResult, ModelCardData
 
+from rlhf_envs.cards import CARD, MARK, write_card
+from rlhf_envs.rendering import as_markdown
+from rlhf_envs.tasks.lookup import task_of
+
+from ..core.plain_card import hub_base
 from ..core.samples import sample_markdown
 from ..saving.folders import CONFIG
 from ..saving.provenance import provenance, read_records, without_passwords
@@ -20,10 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CARD", "MARK", "model_card", "write_model_card"]
 
-logger = logging.getLogger(__name__)
-
-CARD = "README.md"
-MARK = "<!-- Written by rlhf-envs. Remove this line to keep your own text: it is then never replaced. -->"
 USE = """\
 ```python
 from transformers import pipeline{imports}
@@ -43,6 +44,7 @@ given = processor(images=Image.open("picture.png"), text=processor.image_token +
 print(processor.decode(model.generate(**given)[0]))
 ```
 """
+BUNDLED = "The licences of the bundled samples stand in `rlhf_envs/datasets/SOURCES.md`; some have none stated."
 PLAIN = dict(imports="", arguments='"this/folder"')
 ADAPTERS = dict(
     imports="\n\nfrom rlhf_envs.models import load_causal_lm, load_tokenizer",
@@ -56,27 +58,26 @@ def write_model_card(folder: Path, result: TrainResult) -> Path | None:
     Returns:
         The path, or None where a README.md without our mark stands in the folder. A warning says so.
     """
-    path = folder / CARD
-    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
-        logger.warning("%s is not replaced by a model card: it is not one of ours", path)
-        return None
-    path.write_text(model_card(result), encoding="utf-8")
-    return path
+    return write_card(folder, model_card(result))
 
 
 def model_card(result: TrainResult) -> str:
-    """Return the card as Markdown: base model, algorithm, tokens, figures before and after, settings and versions."""
+    """Return the card as Markdown: base model, algorithm, tokens, figures before and after, settings and versions.
+
+    Of data that is not part of this package no text is in it: then there are no samples.
+    """
     config, made = result.config, [*read_records(result.folder / CONFIG)[:-1], provenance()]
     policy = result.agent.policy
     base = policy.base_name or policy.model_name or "a fresh model"
-    prompt = json.dumps(result.after.completions[0].asked, ensure_ascii=False)
+    is_bundled = _is_bundled(config)
+    prompt = json.dumps(result.after.completions[0].asked if is_bundled else "...", ensure_ascii=False)
     if policy.picture is None:
         use = USE.format(prompt=prompt, **(ADAPTERS if policy.base_name else PLAIN))
     else:
         use = USE_WITH_PICTURES.format(prompt=prompt)
     tokens = int(result.agent.num_timesteps)
     parts = [
-        _front_matter(base, config.algo, "text-generation" if policy.picture is None else "image-text-to-text"),
+        _front_matter(result, base, "text-generation" if policy.picture is None else "image-text-to-text"),
         MARK,
         "",
         f"# {result.folder.name}",
@@ -90,12 +91,17 @@ def model_card(result: TrainResult) -> str:
         "",
         "## The same prompts before and after",
         "",
-        *_samples(result),
+        *(_samples(result) if is_bundled else ["None are shown: the prompts are not of rlhf-envs."]),
         "",
         "## Use",
         "",
         use,
         "`generation_config.json` has the temperature, top_k, top_p and length of the training and of these figures.",
+        "",
+        "## Licence",
+        "",
+        f"The weights come from `{base}`, whose licence holds for them. "
+        + (BUNDLED if is_bundled else "The data are not part of rlhf-envs: who publishes the model says what holds."),
         "",
         "## How it was made",
         "",
@@ -117,11 +123,47 @@ def _supervision(config: TrainConfig) -> str:
     return "The reward at the end of a completion is the only supervision."
 
 
-def _front_matter(base: str, algorithm: str, pipeline: str) -> str:
-    lines = ["---", "library_name: transformers", f"pipeline_tag: {pipeline}"]
-    if "/" in base and has_place(base) and not Path(base).exists():  # a hub id, which the hub links
-        lines.append(f"base_model: {base}")
-    return "\n".join([*lines, f"tags: [reinforcement-learning, rlhf, rlhf-envs, {algorithm}]", "---"])
+def _front_matter(result: TrainResult, base: str, pipeline: str) -> str:
+    """Return the metadata that the Hub reads: the base, tags, and the results on held-out prompts."""
+    config = result.config
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=config.env_id,
+            dataset_name=config.env_id,
+            dataset_split=config.test_split,
+            metric_type=name,
+            metric_name=name,
+            metric_value=round(float(estimate.mean), 6),
+        )
+        for name, estimate in result.after.estimates().items()
+        if math.isfinite(estimate.mean)
+    ]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        base_model=hub_base(base),
+        tags=["reinforcement-learning", "rlhf", "rlhf-envs", config.algo],
+        model_name=result.folder.name,
+        eval_results=results,
+    )
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _is_bundled(config: TrainConfig) -> bool:
+    """Return whether all prompts are samples of this package: no data were given, and the task is ours."""
+    if _names_data(config.env_kwargs):
+        return False
+    task = task_of(config.env_id, **{k: v for k, v in config.env_kwargs.items() if k in ("task", "tasks")})
+    members = [] if task is None else [task, *task.subtasks.values()]
+    return bool(members) and all(type(one).__module__.startswith("rlhf_envs.tasks.") for one in members)
+
+
+def _names_data(value: Any) -> bool:
+    """Return whether arguments have `data` in them, at any depth."""
+    if isinstance(value, Mapping):
+        return any(name == "data" or _names_data(item) for name, item in value.items())
+    return isinstance(value, list | tuple) and any(map(_names_data, value))
 
 
 def _figures(result: TrainResult) -> list[str]:
@@ -145,6 +187,17 @@ def _samples(result: TrainResult, n: int = 3) -> list[str]:
 
 
 def _settings(result: TrainResult) -> dict[str, Any]:
-    """Return the run's settings without those that say where it was written."""
-    places = {"log_folder", "run_name", "progress", "verbose", "wandb"}
-    return {name: value for name, value in result.config.model_dump(mode="json").items() if name not in places}
+    """Return the run's settings without those that say where it was written, and without texts of the user's."""
+    places = {"log_folder", "run_name", "progress", "verbose", "wandb", "tracker", "project"}
+    settings = {name: value for name, value in result.config.model_dump(mode="json").items() if name not in places}
+    return {name: _without_texts(value) for name, value in settings.items()}
+
+
+def _without_texts(value: Any) -> Any:
+    """Return settings with the number of rows in place of rows of data."""
+    if isinstance(value, list):
+        return [_without_texts(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {name: _without_texts(item) for name, item in value.items() if name != "data" or isinstance(item, str)}
+    return kept | ({"data": f"{len(value['data'])} rows"} if isinstance(value.get("data"), list) else {})

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from stable_baselines3.common.callbacks import BaseCallback
 
+from ..core import ranks
 from .callbacks import PeriodicEvaluation
 from .held_out_callback import HeldOutCallback
 from .phases import error_console
@@ -27,7 +28,7 @@ def planned_tokens(agent: Any, n_timesteps: int) -> tuple[int, int]:
 
     An on-policy agent trains for whole rollouts, so the tokens are rounded up to them.
     """
-    rollout = 1 if hasattr(agent, "replay_buffer") else getattr(agent, "n_steps", 1) * agent.n_envs
+    rollout = 1 if hasattr(agent, "replay_buffer") else getattr(agent, "n_steps", 1) * agent.n_envs * ranks.size()
     return rollout * math.ceil(n_timesteps / rollout), rollout
 
 

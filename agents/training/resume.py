@@ -13,6 +13,7 @@ from filelock import BaseFileLock
 from rlhf_envs.files import find_folder
 from rlhf_envs.registration import check_environment
 
+from ..core import ranks
 from ..core.random_state import get_generators, isolated_generators
 from ..registry import get_algorithm
 from ..saving.bundle import BundleError, holds, read
@@ -22,9 +23,9 @@ from ..saving.locks import take
 from ..saving.provenance import differences, read_records
 from .building import build_callbacks
 from .config import TrainConfig
-from .logger import check_wandb
 from .report import REPORT
 from .run import Prepared, evaluate_held_out, load_agent, prepare_in
+from .trackers import check_trackers
 
 __all__ = ["is_finished", "prepare_resumed"]
 
@@ -70,11 +71,12 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     """
     folder = Path(folder)
     config = TrainConfig.of_folder(folder) if config is None else config
-    check_wandb(config)
+    check_trackers(config)
     check_environment(config.env)
     lock = take(folder, "run")
     if is_restartable(folder):
         clear(folder)
+        ranks.from_first(None)
         return prepare_in(folder, config, lock)
     try:
         return _go_on(folder, config, lock)
@@ -93,7 +95,7 @@ def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
             f"--resume {folder}: needs an agent that bundles hold, and {config.algo} is none: it leaves no checkpoints"
             + _zips(folder)
         )
-    bundle = _newest_bundle(folder)
+    bundle = ranks.from_first(_newest_bundle(folder))
     agent = load_agent(config, bundle)
     _say_what_restarts(agent, folder, config)
     generators = get_generators()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import BaseFileLock
 
@@ -19,6 +20,7 @@ from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards import RewardError
 
 from ..core.random_state import set_generators
+from ..core.ranks import RankLost
 from ..core.schedules import falling_rate
 from ..core.supervised import open_data
 from ..core.vec_env import make_vec_env
@@ -38,11 +40,13 @@ from .early_stopping import EarlyStopping
 from .errors import RunInterrupted, RunStopped
 from .hacking_alarm import HackingAlarm
 from .held_out_callback import HeldOutCallback
-from .logger import check_wandb, finish_wandb, log_held_out, open_logger, start_wandb
+from .logger import log_held_out, open_logger
 from .model_card import write_model_card
 from .phases import show_phase
 from .progress import ProgressDisplay, planned_tokens
+from .rank_states import check_ranks, envs_per_rank
 from .report import TrainResult, write_report
+from .trackers import RunTracker, check_trackers, start_trackers
 
 __all__ = [
     "Prepared",
@@ -69,7 +73,9 @@ class Prepared:
         started: `time.perf_counter()` when the preparation began.
         lock: keeps other processes out of the folder until `train` ends.
         generators: states of the global random generators to start training with; None in a new run.
-        logs_held_out: whether the evaluations before and after training are logged for TensorBoard.
+        logs_held_out: whether `train` logs the evaluations before and after training, for TensorBoard and trackers, and
+            ends the trackers. Otherwise the caller does.
+        trackers: those that `train` has started.
     """
 
     config: TrainConfig
@@ -81,6 +87,12 @@ class Prepared:
     lock: BaseFileLock
     generators: dict[str, Any] | None = None
     logs_held_out: bool = True
+    trackers: list[RunTracker] = field(default_factory=list)
+
+    def finish_trackers(self) -> None:
+        """End the run in all trackers."""
+        while self.trackers:
+            self.trackers.pop().finish()
 
     @property
     def checkpoints(self) -> CheckpointCallback | None:
@@ -113,7 +125,7 @@ def prepare(config: TrainConfig) -> Prepared:
         ValueError, TypeError, FileExistsError: the configuration is wrong.
         OSError: the folder cannot be made.
     """
-    check_wandb(config)
+    check_trackers(config)
     config = resolve_config(config)
     try:
         folder, lock = config.claim()
@@ -197,11 +209,13 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         kept = None if run.keeper is None else run.keeper.kept_timesteps
         result = TrainResult(config, folder, agent, run.before, after, seconds, resumed_at, stopping, alarm, kept)
         if run.logs_held_out:
-            log_held_out(folder, after, result.tokens_of_after)
+            log_held_out(folder, after, result.tokens_of_after, run.trackers)
         if (folder / MODEL).is_dir():
             write_model_card(folder / MODEL, result)
         write_report(result)  # the last thing that a run does
     finally:
+        if run.logs_held_out:
+            run.finish_trackers()
         run.lock.release()
     return result
 
@@ -228,8 +242,6 @@ def _learn(run: Prepared, tokens: int) -> None:
         if guard is not None:
             guard.close()
         agent.logger.close()
-        if run.config.wandb is not None:
-            finish_wandb()
     if guard is not None and guard.interrupted is not None:
         where = guard.saved if guard.gave_up else run.folder / AGENT
         raise RunInterrupted(
@@ -286,7 +298,7 @@ def _generation_options(agent: Any) -> dict[str, Any]:
 
 def _explain(run: Prepared, error: Exception) -> str:
     """Save what can be saved of a failed run, and return what happened and where the checkpoint is."""
-    if not isinstance(error, ValueError | OSError | FloatingPointError | RewardError):  # a bug
+    if not isinstance(error, ValueError | OSError | FloatingPointError | RewardError | RankLost):  # a bug
         logger.error("training failed", exc_info=error)
     checkpoint = None if run.checkpoints is None else run.checkpoints.rescue()
     if checkpoint is None:
@@ -305,7 +317,11 @@ def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
 
 
 def build_agent(config: TrainConfig) -> Any:
-    """Return the agent of a resolved configuration. All names are checked before a model is loaded."""
+    """Return the agent of a resolved configuration. All names are checked before a model is loaded.
+
+    Raises:
+        ValueError: the ranks of a data-parallel run are not alike, see `check_ranks`.
+    """
     check_environment(config.env)
     if config.model is not None:
         find_model(config.model)
@@ -317,7 +333,9 @@ def build_agent(config: TrainConfig) -> Any:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     env = build_environment(config)
-    return make(config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **arguments)
+    agent = make(config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **arguments)
+    check_ranks(config, agent)
+    return agent
 
 
 def load_agent(config: TrainConfig, bundle: Path) -> Any:
@@ -334,6 +352,9 @@ def load_agent(config: TrainConfig, bundle: Path) -> Any:
     if arguments.get("engine") is not None:  # nor is its word for a server
         agent.set_engine(arguments["engine"], **(arguments.get("engine_kwargs") or {}))
     open_data(agent)
+    check_ranks(config, agent)
+    if agent._last_obs is None:  # another number of ranks has other environments, which begin with other prompts
+        agent.get_env().seed(int(np.random.SeedSequence([config.seed, agent.num_timesteps]).generate_state(1)[0]))
     return agent
 
 
@@ -349,9 +370,12 @@ def _first_rate(config: TrainConfig) -> float:
 
 
 def build_environment(config: TrainConfig) -> Any:
-    """Return the training environment of a resolved configuration, with the constraint around its reward."""
+    """Return the training environment of a resolved configuration, with the constraint around its reward.
+
+    The ranks of a data-parallel run have an equal part of its rows each.
+    """
     assert config.n_envs is not None
-    env = make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
+    env = make_vec_env(config.env_id, envs_per_rank(config.n_envs), seed=config.seed, **config.environment_kwargs())
     if config.constraint is not None:
         constrain_environment(config, env)
     return env
@@ -367,14 +391,17 @@ def _open_folder(run: Prepared) -> None:
         if agent.policy.model_name is None:  # a fresh model, which the KL is measured to, exists nowhere else
             with agent.policy.at_start():
                 agent.policy.save_pretrained(folder / START, merge=True)
-        if run.logs_held_out and run.generators is None:
-            log_held_out(folder, run.before, 0)
     except OSError as error:
         raise _explain_folder(folder, error) from error
-    if config.wandb is not None:
-        run.callbacks.append(start_wandb(config, folder))  # before the logger: it follows TensorBoard's writer
+    run.trackers.extend(start_trackers(config, folder))  # before the logger: W&B follows TensorBoard's writer
+    run.callbacks.extend(tracker.callback for tracker in run.trackers if tracker.callback is not None)
+    try:
+        if run.logs_held_out and run.generators is None:
+            log_held_out(folder, run.before, 0, run.trackers)
+    except OSError as error:
+        raise _explain_folder(folder, error) from error
     resumed_at = None if run.generators is None else agent.num_timesteps
-    agent.set_logger(open_logger(folder, config.verbose > 0, resumed_at))
+    agent.set_logger(open_logger(folder, config.verbose > 0, resumed_at, run.trackers))
 
 
 def _explain_folder(folder: Path, error: OSError) -> OSError:

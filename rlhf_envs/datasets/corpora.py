@@ -67,9 +67,15 @@ def _chinese_reviews() -> list[Document]:
     return [Document(row["prompt"], int(row["label"] == "好评"), row["kind"], splits[row["split"]]) for row in rows]
 
 
+def _interface_texts() -> list[Document]:
+    """Load the bundled messages of user interfaces, in English and in Chinese, each as a text of its own."""
+    return [Document(row["prompt"], None, row["package"], row["split"]) for row in load_rows("interface_texts")]
+
+
 CORPORA: dict[str, Callable[[], list[Document]]] = {
     "movie-reviews": _movie_reviews,
     "chinese-reviews": _chinese_reviews,
+    "interface-texts": _interface_texts,
 }
 
 

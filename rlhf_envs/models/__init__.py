@@ -10,6 +10,7 @@ base with the adapters on it (see `rlhf_envs.models.adapters`).
 | `gold` | the judge, which agents never train against (see `rlhf_envs.rewards.judge`) |
 | `gold-bow` | the judge of older tables, a bag of words (see `rlhf_envs.rewards.bag_of_words`) |
 | `summary-reward` | a preference model of one-line summaries (see `rlhf_envs.rewards.summary`) |
+| `summary-consistency` | whether a summary says what its text says (see `rlhf_envs.rewards.consistency`) |
 | `dialogue-reward` | a reward model of chats (see `rlhf_envs.tasks.dialogue.reward`) |
 | `dialogue-judge` | a judge of chats, which agents never train against (see `rlhf_envs.tasks.dialogue.judge`) |
 | `chinese-reward` | a reward model of Chinese reviews (see `rlhf_envs.rewards.chinese`) |
@@ -67,7 +68,7 @@ __all__ = [
 
 EMBEDDED = (
     "tiny", "tiny-reward", "gold", "gold-bow", "summary-reward", "dialogue-reward", "dialogue-judge", "chinese-reward",
-    "chinese-judge",
+    "chinese-judge", "summary-consistency",
 )  # fmt: skip
 NAMES = {
     "tiny": "a causal language model of 4M parameters, pre-trained on movie reviews",
@@ -77,6 +78,7 @@ NAMES = {
     "gold": "the judge, which agents never train against",
     "gold-bow": "the judge of older tables, a bag of words",
     "summary-reward": "a preference model of one-line summaries, for rlhf/Summarize-v0",
+    "summary-consistency": "tells whether a summary says what its text says; agents never train against it",
     "dialogue-reward": "a reward model of chats, for rlhf/Dialogue-v0",
     "dialogue-judge": "a judge of chats, which agents never train against",
     "chinese-reward": "a reward model of Chinese reviews, for rlhf/ChineseReview-v0",

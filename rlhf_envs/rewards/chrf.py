@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-__all__ = ["ChrF", "bleu", "fold"]
+__all__ = ["ChrF", "bleu", "fold", "sentence_chrf"]
 
 _INSTALL = "pip install 'rlhf-envs[translate]'"
 
@@ -55,9 +55,16 @@ class ChrF(Reward):
                 "reward 'chrf' compares with the column 'reference', which the data lacks: add it, or rename one with "
                 "columns={'reference': 'translation'}"
             )
-        metric = load_chrf()
-        pairs = zip(completions, reference, strict=True)
-        return np.array([metric.sentence_score(fold(text), [fold(other)]).score / 100 for text, other in pairs])
+        return np.array([sentence_chrf(text, other) for text, other in zip(completions, reference, strict=True)])
+
+
+def sentence_chrf(text: str, reference: str) -> float:
+    """Return the chrF of a text, in [0, 1], as `ChrF` has it.
+
+    Raises:
+        ModuleNotFoundError: sacrebleu is not installed. The message has the command.
+    """
+    return float(load_chrf().sentence_score(fold(text), [fold(reference)]).score / 100)
 
 
 def bleu(completions: Sequence[str], references: Sequence[str]) -> float:

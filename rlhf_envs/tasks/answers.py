@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["ABSTENTION", "calibration_error", "exact_match", "is_abstention", "squad_normal", "token_f1"]
+__all__ = ["ABSTENTION", "calibration_error", "exact_match", "is_abstention", "share_found", "squad_normal", "token_f1"]
 
 ABSTENTION = "I don't know"
 ABSTENTIONS = ("i dont know", "i do not know", "dont know", "unknown", "not known", "no answer", "unanswerable")
@@ -52,6 +52,17 @@ def _f1(text: str, answer: str) -> float:
     said, right = squad_normal(text).split(), squad_normal(answer).split()
     common = (Counter(said) & Counter(right)).total()
     return 2 * common / (len(said) + len(right))
+
+
+def share_found(text: str, parts: Sequence[str]) -> float:
+    """Return the share of the parts of an answer that a text has as whole words, after SQuAD's normalisation.
+
+    It is FanOutQA's loose accuracy (Zhu et al., 2024, https://arxiv.org/abs/2402.14116), which compares lemmas there;
+    words are compared as they are here. A part that is normalised to nothing, such as "the", counts as it is written.
+    """
+    normal, plain = f" {squad_normal(text)} ", text.lower()
+    found = [f" {squad_normal(part)} " in normal if squad_normal(part) else part.lower() in plain for part in parts]
+    return sum(found) / len(found)
 
 
 def calibration_error(probabilities: np.ndarray, right: np.ndarray) -> float:

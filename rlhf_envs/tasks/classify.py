@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Classify", "ClassifyNews", "VoteReward", "read_votes"]
 
 MOST_LABELS = 100
+SAMPLES = {"mood": "tweets", "news": "news", "topics": "topics"}  # names of bundled data
 
 
 def read_votes(value: Any) -> dict[str, float]:
@@ -88,11 +89,16 @@ class Classify(LabelTask):
     first.
 
     Without data it is the mood of 3,873 tweets that 20 or more people rated (2,615 train, 290 validation, 968 test):
-    negative, neutral or positive, as at least half of the raters said. `rlhf/ClassifyNews-v0` has 1,800 sentences of
-    editorials. There is no sample of finance: too few of the sentences are about money for one.
+    negative, neutral or positive, as at least half of the raters said. `rlhf/ClassifyNews-v0`, or `sample="news"`, has
+    1,800 sentences of editorials. There is no sample of finance: too few of the sentences are about money for one.
 
-    `rlhf sft rlhf/Classify-v0 start --epochs 0.5` teaches a model the form of these answers, and `rlhf sft DATA start`
-    that of your own; `rlhf train --env rlhf/Classify-v0 --model start` goes on from there.
+    `sample="topics"` has 960 descriptions of software, 120 of each of eight topics (648 train, 72 validation, 240
+    test): editors, fonts, games, graphics, mail, science, sound and web, which are the sections into which Debian's
+    maintainers put the packages.
+
+    `rlhf sft rlhf/Classify-v0 start --epochs 0.5` teaches a model the form of these answers, with `--env-kwargs
+    sample:topics` that of topics, and `rlhf sft DATA start` that of your own; `rlhf train --env rlhf/Classify-v0
+    --model start`, with the same `--env-kwargs`, goes on from there.
 
     ## Observation space
     `input_ids` and `attention_mask`, (104,) each: a prompt of up to 96 tokens and up to 8 new ones. A longer text loses
@@ -110,8 +116,9 @@ class Classify(LabelTask):
     EOS, or 8 new tokens.
 
     ## Arguments
-    `data`, `columns`, the `labels`, and the `template` of the prompt, by default `{text}`, a
-    new line and "Label:". It takes the other arguments of `TextGenerationEnv`, such as `model` and `max_new_tokens`.
+    `data`, `columns`, the `labels`, the `template` of the prompt, by default `{text}`, a new line and "Label:", and
+    without data the `sample`: "mood", "news" or "topics". It takes the other arguments of `TextGenerationEnv`, such as
+    `model` and `max_new_tokens`.
 
     ## Version history
     v0: the first version.
@@ -119,10 +126,11 @@ class Classify(LabelTask):
     Args:
         labels: the label words; by default those of the rows that are read.
         template: the prompt, with `{text}` in it.
+        sample: the bundled data, a name of `SAMPLES`; by default those of the class.
 
     Raises:
-        ValueError: there are fewer than two labels, two are one word in other letters, or the template has no `{text}`,
-            or other braces.
+        ValueError: there are fewer than two labels, two are one word in other letters, the template has no `{text}`,
+            or other braces, or there is no such sample, or one beside `data`.
     """
 
     name = "classify"
@@ -136,7 +144,9 @@ class Classify(LabelTask):
     _room: int | None = None
     _masked: Sequence[str] = ()
 
-    def __init__(self, labels: Sequence[str] | None = None, template: str | None = None) -> None:
+    def __init__(
+        self, labels: Sequence[str] | None = None, template: str | None = None, sample: str | None = None
+    ) -> None:
         if labels is not None and (isinstance(labels, str) or len(labels) < 2):
             raise ValueError(f"labels={labels!r}: give a list of at least two label words")
         self.stated = labels is not None
@@ -151,15 +161,22 @@ class Classify(LabelTask):
                     f"template={template!r} has braces that are not {{text}} ({error}): write {{{{ and }}}} for others"
                 ) from None
             self.template = template
+        self.sample = sample
+        if sample is not None:
+            if sample not in SAMPLES:
+                raise ValueError(f"sample={sample!r}: there are {', '.join(SAMPLES)}; data of your own are data=...")
+            self.default_data = SAMPLES[sample]
         self.check_words()
 
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return the rows. Rows of `data` need a `prompt`, which is the text, and a `label` or `votes`.
 
         Raises:
-            ValueError: a row has neither, or a label that is not among the stated ones, a label does not fit into an
-                episode, or all training rows have one label.
+            ValueError: there is a `sample` too, a row has neither, or a label that is not among the stated ones, a
+                label does not fit into an episode, or all training rows have one label.
         """
+        if data is not None and self.sample is not None:
+            raise ValueError(f"sample={self.sample!r} beside data=...: give one of them")
         rows = [self.read_row(number, row) for number, row in enumerate(Task.rows(self, split, data))]
         if not self.stated:
             found = {label for row in rows for label in (row["label"], *row.get("votes", ()))}

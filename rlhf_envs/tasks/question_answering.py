@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_envs.datasets import check_split
 from rlhf_envs.datasets.messages import Prompt, said
-from rlhf_envs.tasks.answers import calibration_error, exact_match, is_abstention, token_f1
+from rlhf_envs.tasks.answers import calibration_error, exact_match, is_abstention, share_found, token_f1
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.tasks.stories import make_stories
 
@@ -70,14 +70,20 @@ class QuestionAnswering(Task):
 
     `data` takes questions of your own, with the columns `prompt` (the question, with its text if it has one) and
     `answer`: a text, or a list of texts that are right. A row whose `answer` is "I don't know" has none.
-    `python -m scripts.datasets.trivia` writes such a file of trivia, from a package whose texts we may not ship. It
-    takes the other arguments of `TextGenerationEnv`.
+    `python -m scripts.datasets.trivia` writes such a file of trivia, from a package whose texts we may not ship.
+
+    An answer of several parts has them in a column `parts`, a list of texts; then the metrics `parts_found` (the share
+    of them that the answer has, as whole words) and `all_parts` are measured too. `python -m scripts.datasets.fanoutqa
+    WHEEL fanoutqa.jsonl` writes such a file, FanOutQA's 310 questions about many things each, with the steps into which
+    people took them apart; they need `max_new_tokens=128`, and knowledge far beyond that of small models. It takes the
+    other arguments of `TextGenerationEnv`.
 
     ## Version history
     v0: the first version.
 
     Raises:
-        ValueError: `wrong_cost` is below 0, or a row has no `answer`.
+        ValueError: `wrong_cost` is below 0, a row has no `answer`, or `parts` that are no list of texts, or some rows
+            have parts and others have none.
     """
 
     name = "question-answering"
@@ -94,6 +100,7 @@ class QuestionAnswering(Task):
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return the stories of a split, or the rows of `data`."""
         if data is not None:
+            check_parts(data, self.name)
             return [self._fill(row, number) for number, row in enumerate(data)]
         split = check_split(split, self.name)
         found = make_stories(split, SIZES[split], *EVENTS)
@@ -125,11 +132,15 @@ class QuestionAnswering(Task):
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
-        """Return `exact_match` and `abstained`."""
-        return {
+        """Return `exact_match` and `abstained`; where the rows have parts, `parts_found` and `all_parts` too."""
+        found: dict[str, Sequence[float]] = {
             "exact_match": self._right(completions, columns),
             "abstained": [float(is_abstention(text)) for text in completions],
         }
+        if "parts" in columns:
+            shares = [share_found(*pair) for pair in zip(completions, columns["parts"], strict=True)]
+            found |= {"parts_found": shares, "all_parts": [float(share == 1) for share in shares]}
+        return found
 
     def _right(self, completions: Sequence[str], columns: Mapping[str, list[Any]]) -> list[float]:
         pairs = zip(completions, columns["answer"], strict=True)
@@ -149,6 +160,22 @@ class QuestionAnswering(Task):
             "calibration_error": calibration_error(probabilities, right),
             "brier": float(((probabilities - right) ** 2).mean()),
         }
+
+
+def check_parts(rows: Sequence[Mapping[str, Any]], task: str) -> None:
+    """Raise ValueError, which names the row, if it has parts of an answer that are no texts, or lacks them alone."""
+    having = [number for number, row in enumerate(rows) if "parts" in row]
+    for number in having:
+        parts = rows[number]["parts"]
+        texts = isinstance(parts, list | tuple) and all(isinstance(one, str) and one.strip() for one in parts)
+        if not texts or not parts:
+            raise ValueError(
+                f"task {task!r}: row {number} has the parts {str(parts)[:60]!r}: give a list of texts that a whole "
+                "answer has, or leave the column out"
+            )
+    if having and len(having) < len(rows):
+        missing = min({*range(len(rows))} - {*having})
+        raise ValueError(f"task {task!r}: row {missing} has no 'parts', and other rows have: give them to all or none")
 
 
 def right_answers(answer: Any) -> list[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhf_envs.overlap import content_words, overlap_words, rouge_l
+from rlhf_envs.rewards.consistency import load_consistency
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.rewards.shaping import LengthPenalty
 from rlhf_envs.tasks.base import Task
@@ -40,8 +41,12 @@ class Summarize(Task):
     reads English alone: give another reward for other languages.
 
     Evaluations report beside it `rouge_l` against the reference, `coverage` (the share of the reference's content words
-    that the summary has), `support` (the share of the summary's content words that the description has) and
-    `length_ratio` in words.
+    that the summary has), `support` (the share of the summary's content words that the description has),
+    `length_ratio` in words, and `consistency`: how probably the summary says nothing that the description does not, by
+    the model "summary-consistency", which learned from other descriptions than "summary-reward" and which agents do not
+    train against. It tells foreign words, names, numbers and negations; a word in the place of another one of the
+    description, or what is exchanged ("A for B", "B for A"), hardly. It is NaN for texts in other languages
+    and of more than 60 words, which it does not know.
 
     ## Episode end
     EOS, or 24 new tokens.
@@ -88,7 +93,7 @@ class Summarize(Task):
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
-        """Return `rouge_l`, `coverage`, `support` and `length_ratio` of each summary."""
+        """Return `rouge_l`, `coverage`, `support`, `length_ratio` and `consistency` of each summary."""
         references, texts = columns["reference"], columns["text"]
         pairs = list(zip(completions, references, texts, strict=True))
         return {
@@ -96,6 +101,7 @@ class Summarize(Task):
             "coverage": [share_of(reference, given) for given, reference, _ in pairs],
             "support": [share_of(given, text) for given, _, text in pairs],
             "length_ratio": [len(split_words(given)) / len(split_words(reference)) for given, reference, _ in pairs],
+            "consistency": load_consistency().probability(texts, completions).tolist(),
         }
 
 

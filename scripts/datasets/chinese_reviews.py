@@ -11,7 +11,6 @@ of its own. Deterministic: the same source gives the same bytes.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import re
 import tarfile
@@ -24,7 +23,7 @@ from typing import NamedTuple
 
 from rlhf_envs.words import LETTERS
 from scripts.datasets.near_duplicates import without_near_duplicates
-from scripts.datasets.writing import DATA, letters, write
+from scripts.datasets.writing import DATA, hash_share, letters, write
 
 LABELS = {"pos": "好评", "neg": "差评"}
 KINDS = {
@@ -105,7 +104,7 @@ def split_blocks(lines: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:
 
 def split_by_hash(text: str) -> str:
     """Return a split by the SHA-1 of a text's letters."""
-    share = int(hashlib.sha1(letters(text).encode()).hexdigest()[:12], 16) / 16**12
+    share = hash_share(text)
     for split, least in zip(SHARES, accumulate(SHARES.values()), strict=True):
         if share < least:
             return split

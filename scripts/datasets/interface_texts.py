@@ -23,7 +23,7 @@ from rlhf_envs.models import load_tokenizer
 from rlhf_envs.words import LETTERS
 from scripts.datasets.debian import ALIKE, shingles
 from scripts.datasets.near_duplicates import without_near_duplicates
-from scripts.datasets.writing import DATA, assign_splits, letters, write
+from scripts.datasets.writing import DATA, assign_splits, both_ways, letters, write
 
 LOCALE = re.compile(r"(locale/zh_Hans/.*\.po|locale/zh_CN/LC_MESSAGES/.*\.json)$")
 PLACES = re.compile(r"%\(\w+\)\w|%\d*\$?\w|\{[\w.:]*\}|%%|<[^>]*>|&\w+;")
@@ -77,12 +77,6 @@ def pairs(wheels: list[Path]) -> list[dict[str, str]]:
                 seen.add(other)
                 found[key] = {"package": package, "prompt": english, "reference": chinese}
     return without_near_duplicates([*found.values()], shingles, ALIKE)
-
-
-def both_ways(row: dict[str, str]) -> list[dict[str, str]]:
-    """Return the row as two: from English, and back."""
-    back = {**row, "prompt": row["reference"], "reference": row["prompt"]}
-    return [{**row, "source": "English", "target": "Chinese"}, {**back, "source": "Chinese", "target": "English"}]
 
 
 def main() -> None:

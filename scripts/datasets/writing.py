@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DATA", "assign_splits", "letters", "write"]
+__all__ = ["DATA", "assign_splits", "both_ways", "hash_share", "letters", "write"]
 
 DATA = Path(__file__).resolve().parents[2] / "rlhf_envs/datasets/data"
 
@@ -18,6 +18,17 @@ DATA = Path(__file__).resolve().parents[2] / "rlhf_envs/datasets/data"
 def letters(text: str) -> str:
     """Return the lower-case letters and digits of a text: the same for two spellings of it."""
     return re.sub(r"[\W_]", "", text.lower())
+
+
+def hash_share(text: str) -> float:
+    """Return a number in [0, 1) that is the same for texts with the same letters: the start of their SHA-1."""
+    return int(hashlib.sha1(letters(text).encode()).hexdigest()[:12], 16) / 16**12
+
+
+def both_ways(row: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return a row with an English `prompt` and a Chinese `reference` as two rows: from English, and back."""
+    back = {**row, "prompt": row["reference"], "reference": row["prompt"]}
+    return [{**row, "source": "English", "target": "Chinese"}, {**back, "source": "Chinese", "target": "English"}]
 
 
 def assign_splits(rows: Sequence[Mapping[str, Any]], key: str, shares: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ COPIES = {
 }
 PLANS = parse_yaml((ROOT / "benchmarks" / "tasks" / "plans.yml").read_text(encoding="utf-8"))
 TABLE = "*A table of all of them stands here on the built site (`mkdocs serve`).*"
+NEED_A_SERVER = ("rlhf/OpenEnv-v0",)  # no episode of theirs can be shown
 CLASS_ONLY = "    options:\n      members: false\n      show_root_heading: false\n      show_root_toc_entry: false\n"
 
 
@@ -91,24 +92,35 @@ def source_of(cls: type[Any]) -> str:
     return f"Source: [`{path}`]({REPOSITORY}/{path})"
 
 
+def spaces_of(env: gym.Env[Any, Any] | None) -> list[tuple[str, str]]:
+    """Return the spaces of an environment as rows of a table; none without one."""
+    if env is None:
+        return []
+    observed = "<br>".join(f"`{k}`: `{v}`" for k, v in env.observation_space.items())  # type: ignore[attr-defined]
+    return [("Action space", f"`{env.action_space}`"), ("Observation space", observed)]
+
+
 def document_environment(env_id: str) -> str:
     """Return the page of an environment, in Gymnasium's form."""
     about = describe(env_id)
-    env = gym.make(env_id)
+    served = env_id in NEED_A_SERVER
+    env = None if served else gym.make(env_id)
     module, _, name = str(gym.spec(env_id).kwargs["task"]).partition(":")
     facts = table(
         "property",
         "value",
         rows=[
-            ("Make", f'`gym.make("{env_id}")`'),
-            ("Action space", f"`{env.action_space}`"),
-            ("Observation space", "<br>".join(f"`{k}`: `{v}`" for k, v in env.observation_space.items())),
+            ("Make", f'`gym.make("{env_id}"{", base_url=..." if served else ""})`'),
+            *spaces_of(env),
             ("Reward", f"`{about.reward}`"),
             ("Model (tokenizer)", f"`{about.model}`" if about.model else "none: the task has a vocabulary of its own"),
             ("Measured", describe_result(env_id) or "not yet"),
             ("Room", f"{about.max_prompt_tokens} prompt tokens, {about.max_new_tokens} new tokens"),
         ],
     )
+    link = source_of(type(task_of(env_id)))
+    if env is None:
+        return f"# {env_id}\n\n{facts}\n\n::: {module}.{name}\n{CLASS_ONLY}\n{link}\n"
     if about.model is None:
         writer, episodes = "random tokens", [play(env, seed) for seed in range(3)]
     else:
@@ -127,7 +139,7 @@ def document_environment(env_id: str) -> str:
 
 {sampled}
 
-{source_of(type(task_of(env_id)))}
+{link}
 """
 
 

@@ -117,7 +117,7 @@ def test_folders_and_hub_ids_resolve_to_themselves(tmp_path: Path) -> None:
         (
             "",
             "unknown model ''; there are chinese-judge, chinese-reward, dialogue-judge, dialogue-reward, gold, "
-            "gold-bow, minilm, smollm2, summary-reward, tiny, tiny-reward",
+            "gold-bow, minilm, smollm2, summary-consistency, summary-reward, tiny, tiny-reward",
         ),
         ("/no/such/folder", "the model '/no/such/folder' is no folder, for /no does not exist"),
         ("a/b/c", r"the model 'a/b/c' is no folder, for \S+/a does not exist"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ...core import ranks
 from ...core.frozen_states import RolloutStates
 from ...core.kl_penalty import k3
 from ...core.observations import PIXELS
@@ -161,11 +162,11 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         self.stats = {"kl_coef": self.controller.value}
         if self.n_segments:
             self.reference_log_probs = self._reference_log_probs(policy)
-            self.stats["entropy"] = float(-self.log_probs.mean())
+            self.stats["entropy"] = -ranks.mean(self.log_probs)
         if self.n_segments and self.report_kl:
-            self.stats["kl"] = float(self.sum_by_episode(self.kl).mean())
-            self.stats["kl_k3"] = float(self.sum_by_episode(k3(self.kl)).mean())
-            self.controller.update(self.stats["kl"], self.n_segments)
+            self.stats["kl"] = ranks.mean(self.sum_by_episode(self.kl))
+            self.stats["kl_k3"] = ranks.mean(self.sum_by_episode(k3(self.kl)))
+            self.controller.update(self.stats["kl"], ranks.total(self.n_segments))
 
     def _finished(self, dones: np.ndarray) -> list[Episode]:
         """Return the episodes that ended in this rollout, in that order, and keep the parts of the others."""
@@ -204,8 +205,14 @@ class EpisodeRolloutBuffer(SegmentBuffer):
             self._waiting.setdefault(episode.key, []).append(episode)
 
     def _complete_groups(self) -> list[Episode]:
-        """Take the complete groups out of `_waiting`, and return their episodes group after group."""
+        """Take the complete groups out of `_waiting`, and return their episodes group after group.
+
+        While a rank of a data-parallel run has none, all wait: an update needs a part from each.
+        """
         taken: list[Episode] = []
+        if not ranks.agreed(any(len(waiting) >= self.group_size for waiting in self._waiting.values())):
+            self._waiting = {k: [e._replace(segment=-1) for e in waiting] for k, waiting in self._waiting.items()}
+            return taken
         for key, waiting in list(self._waiting.items()):
             whole = len(waiting) // self.group_size * self.group_size
             taken += waiting[:whole]
@@ -271,12 +278,15 @@ class EpisodeRolloutBuffer(SegmentBuffer):
     # Minibatches
 
     def get(self, batch_size: int | None = None) -> Generator[EpisodeSamples, None, None]:  # type: ignore[override]
-        """Yield minibatches of whole groups, of about `batch_size` tokens each, every group once, in random order."""
+        """Yield minibatches of whole groups, of about `batch_size` tokens each, every group once, in random order.
+
+        In a data-parallel run a minibatch has so many tokens on all ranks together, and is `AllRanks`.
+        """
         if not self.n_segments:
             return
         groups = np.arange(self.n_segments).reshape(-1, self.group_size)
-        for chosen in self._batches(batch_size, groups[np.random.permutation(len(groups))]):
+        for chosen in self._batches(batch_size, groups[np.random.permutation(len(groups))], over_ranks=True):
             samples = self._segment_samples(np.sort(chosen))
             arrays = (self.values, self.log_probs, self.reference_log_probs, self.advantages, self.returns)
-            taken = (self.to_torch(array[samples.steps]) for array in arrays)
+            taken = (ranks.parts(self.to_torch(array[samples.steps])) for array in arrays)
             yield EpisodeSamples(samples.observations, samples.actions, *taken)

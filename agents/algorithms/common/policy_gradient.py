@@ -61,6 +61,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         "supported_action_spaces": (spaces.Discrete,),
     }
     min_group_size = 1
+    data_parallel = True
     unused: ClassVar[dict[str, Any]] = {"gae_lambda": 1.0}
     importance: ClassVar[ImportanceMode | None] = "token_truncate"
     policy: TokenPolicy

@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Self
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
+from ...core import ranks
 from ...core.policy import TokenPolicy
 from ...core.rollout_buffer import SequenceRolloutBuffer
 from ...core.supervised import open_data
 from ...core.text_metrics import TextMetrics
+from ...core.together import Together
 from ...core.trainer_state import TellTrainerState
 
 __all__ = ["NO_CRITIC", "NO_DATA", "NO_KL", "ON_POLICY", "TextAgent", "with_callback"]
@@ -42,12 +44,14 @@ class TextAgent:
         unused: arguments of the algorithm, its policy or its buffer that would change nothing, each with the one value
             that is accepted.
         trains: whether `learn` is meant to change the policy.
+        data_parallel: whether the ranks of a data-parallel run can share its updates: their losses are means.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     kl_argument: ClassVar[str | None] = "kl_coef"
     unused: ClassVar[dict[str, Any]] = {}
     trains: ClassVar[bool] = True
+    data_parallel: ClassVar[bool] = False
 
     def __init__(
         self, policy: Any = None, env: Any = None, learning_rate: float | Schedule | None = None, **kwargs: Any
@@ -101,6 +105,13 @@ class TextAgent:
         open_data(self)
         for kind in (TellTrainerState, TextMetrics, _WarnWithoutUpdate, _KeepLastObservation):
             callback = with_callback(callback, kind)
+        if ranks.size() > 1:
+            if not self.data_parallel:
+                raise ValueError(
+                    f"{type(self).__name__} trains in one process: take ppo, maskable_ppo, ppo_lagrangian, nlpo, a2c, "
+                    "reinforce, awr, rloo, grpo or online_dpo on several ranks"
+                )
+            callback = Together(as_callbacks(callback))
         return super()._init_callback(callback, progress_bar)  # type: ignore[misc]
 
 
@@ -148,8 +159,13 @@ def with_callback(callback: MaybeCallback, kind: type[BaseCallback], **arguments
     given = callback if isinstance(callback, list) else [callback]
     if any(_contains(one, kind) for one in given):
         return callback
-    converted = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given if one]
-    return [kind(**arguments), *converted]
+    return [kind(**arguments), *as_callbacks(callback)]
+
+
+def as_callbacks(callback: MaybeCallback) -> list[BaseCallback]:
+    """Return the given callbacks as a list, with functions as SB3 wraps them."""
+    given = callback if isinstance(callback, list) else [callback]
+    return [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given if one]
 
 
 def _contains(callback: object, kind: type[BaseCallback]) -> bool:

@@ -15,9 +15,11 @@ import typer
 from rich.console import Console
 
 from rlhf_envs import preferences
+from rlhf_envs.cards import write_card
 from rlhf_envs.datasets.messages import is_role_lines
 from rlhf_envs.feedback import web
 from rlhf_envs.feedback.criteria import read_criterion
+from rlhf_envs.feedback.formats.card import dataset_card
 from rlhf_envs.feedback.formats.exporting import Export, export_file, labeling_interface
 from rlhf_envs.feedback.formats.names import ExportFormat
 from rlhf_envs.feedback.quality import CANNOT_TELL, find_suspects
@@ -89,6 +91,9 @@ class ExportConfig(StoreConfig):
         None, "One of the project's own questions, whose answers are exported as preference, ratings or kto."
     )
     version: int | None = option(None, "Version of the questions whose meaning counts. The newest by default.", ge=1)
+    card: bool = option(
+        False, "Write a dataset card too: README.md beside the file, unless there is one of yours.", "--card/--no-card"
+    )
 
 
 def export(config: ExportConfig) -> None:
@@ -103,8 +108,10 @@ def export(config: ExportConfig) -> None:
     if config.version is not None and config.criterion is None:
         fail("--version is for the project's own questions: give --criterion too")
     piped = config.file == "-"
+    if config.card and piped:
+        fail("--card writes a README.md beside the file: give a file, not -")
     with open_store(config.store) as store:
-        given = config.model_dump(exclude={"store", "file", "without_spammers"})
+        given = config.model_dump(exclude={"store", "file", "without_spammers", "card"})
         if config.how == "dawid_skene":
             given |= {"how": "soft", "aggregate": preferences.dawid_skene_shares}
         spammers = find_suspects(_compared(store, config)) if config.without_spammers else {}
@@ -114,6 +121,7 @@ def export(config: ExportConfig) -> None:
             done = export_file(store, path, without=spammers or (), **given)
             if piped:
                 sys.stdout.buffer.write(path.read_bytes())
+        card = dataset_card(done, path, config.format, config.how, store.judgements()) if config.card else None
     echo: Callable[[str], None] = partial(typer.echo, err=piped)  # standard output has the rows
     echo(f"{config.file}: {len(done.rows)} rows")
     if config.format == "label-studio" and not piped and labeling_interface(config.file).is_file():
@@ -123,6 +131,8 @@ def export(config: ExportConfig) -> None:
         who = f"that {CANNOT_TELL}" if spammers is None else ", ".join(spammers) or "nobody"
         echo(f"who seems to click at random: {who}")
     _echo_export(done, config, echo)
+    if card is not None and (written := write_card(Path(config.file).parent, card, "dataset")) is not None:
+        echo(f"{written}: the dataset card; it states no licence, which is yours to say")
 
 
 def _echo_export(done: Export, config: ExportConfig, echo: Callable[[str], None]) -> None:

@@ -11,14 +11,22 @@ from pydantic import Field, field_validator
 from rlhf_envs.names import find_name
 
 from ...registry import available
-from ...training.config import Environment, Model, Pairs, Part, Settings, option, parse_pairs
+from ...training.config import Environment, Model, Pairs, Part, Settings, Trackers, option, parse_pairs
 from ..joining import check_unchanged, read_saved
 
 __all__ = ["CompareConfig", "join_existing"]
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ADDED = {"algos", "seeds", "kl_coefs", "overrides", "folder"}  # what an existing comparison may get more of
-CHANGED = {"jobs", "metric", "threshold", "keep_agents", "prune"}  # what it may change; all else has to agree
+CHANGED = {
+    "jobs",
+    "metric",
+    "threshold",
+    "keep_agents",
+    "prune",
+    "tracker",
+    "project",
+}  # what it may change; all else has to agree
 
 
 class CompareConfig(Settings):
@@ -74,6 +82,8 @@ class CompareConfig(Settings):
         "--prune/--no-prune",
     )
     device: str = option("auto", "auto, cpu or cuda.")
+    tracker: Trackers = []
+    project: str = option("rlhf-envs", "Project of the trackers; in MLflow the experiment.")
     keep_agents: bool = option(False, "Keep agents with their optimizers too, not only their models.")
 
     @field_validator("algos", "kl_coefs", mode="before")

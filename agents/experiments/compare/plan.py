@@ -34,6 +34,7 @@ FIXED = (SHARED - {"train", "n_envs"}) | {"seed", "n_timesteps", "tokens", "eval
 SAME = {"eval_freq": 0, "keep_checkpoints": 1, "threads": 1, "progress": False}  # of all runs of all comparisons
 # Settings that do not change what a run learns.
 SHOWN = {"log_folder", "run_name", "progress", "verbose", "threads", "save_freq", "keep_checkpoints"}
+SHOWN |= {"wandb", "tracker", "project"}
 
 
 class RunConfig(TrainConfig):
@@ -41,6 +42,10 @@ class RunConfig(TrainConfig):
 
     def folder(self) -> Path:
         return Path(self.log_folder) / str(self.run_name)
+
+    @property
+    def tracker_folder(self) -> Path:
+        return Path(self.log_folder).parent  # the comparison's
 
 
 @dataclass(frozen=True)
@@ -259,6 +264,7 @@ def _run_config(config: CompareConfig, name: str, algo: str, arguments: dict[str
     given = config.model_dump(include=SHARED) | {name: value for name, value in fields.items() if value is not None}
     folder, save_freq = config.path.absolute() / name, max(1, config.tokens // config.evaluations) if saves else 0
     given |= {"n_timesteps": config.tokens, "log_folder": str(folder), "save_freq": save_freq, **SAME}
+    given |= {"tracker": config.tracker, "project": config.project}
     return RunConfig(**given, algo=algo, hyperparams=hyperparams)
 
 

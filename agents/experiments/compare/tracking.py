@@ -28,6 +28,7 @@ from ...evaluation.evaluate import Evaluation
 from ...training.config import TrainConfig
 from ...training.logger import HELD_OUT
 from ...training.run import evaluate_held_out
+from ...training.trackers import RunTracker
 from ..pages import to_png
 
 __all__ = ["EVALUATIONS", "LAYOUT_RUN", "HeldOutEvaluations", "Tracker", "write_board"]
@@ -43,12 +44,13 @@ class Tracker:
     """Keep the evaluations of a run, by step. `label` is the algorithm's on TensorBoard's page of hyperparameters.
 
     Attributes:
+        trackers: get the metrics too.
         records: one dict per evaluation: `step` (of the comparison), `tokens` trained for (at the first end of an
             update at or after the step), `seconds` of training, `estimates` by name, `samples`.
     """
 
-    def __init__(self, folder: Path, label: str, config: TrainConfig) -> None:
-        self.folder, self.label, self.config = folder, label, config
+    def __init__(self, folder: Path, label: str, config: TrainConfig, trackers: Sequence[RunTracker] = ()) -> None:
+        self.folder, self.label, self.config, self.trackers = folder, label, config, trackers
         self.records: list[dict[str, Any]] = []
 
     def restore(self, tokens: int) -> None:
@@ -65,10 +67,13 @@ class Tracker:
         record |= {name: content[name] for name in ("estimates", "samples")}
         self.records = [kept for kept in self.records if kept["step"] != step] + [record]
         replace_json(self.folder / EVALUATIONS, self.records)
+        found = {f"{HELD_OUT}/{name}": float(estimate["mean"]) for name, estimate in content["estimates"].items()}
+        for tracker in self.trackers:
+            tracker.log(found, max(step, tokens))  # untrained: no tokens
         if writer is None:
             return
-        for name, estimate in content["estimates"].items():
-            writer.add_scalar(f"{HELD_OUT}/{name}", estimate["mean"], max(step, tokens))  # untrained: no tokens
+        for tag, mean in found.items():
+            writer.add_scalar(tag, mean, max(step, tokens))
         writer.add_text(f"{HELD_OUT}/samples", _samples(content["samples"]), step)
         writer.flush()
 

@@ -65,7 +65,7 @@ def execute(task: dict[str, Any]) -> None:
     for name, target in task["registered"].items():
         registry.register(name, target)
     run = replace(prepare_run(RunConfig(**task["config"])), logs_held_out=False)  # the tracker logs them
-    tracker = Tracker(run.folder, task["label"], run.config)
+    tracker = Tracker(run.folder, task["label"], run.config, run.trackers)
     tracker.restore(run.agent.num_timesteps if run.generators is not None else 0)
     evaluations = HeldOutEvaluations(tracker, run.before, task["steps"])
     guard = run.checkpoints
@@ -75,9 +75,12 @@ def execute(task: dict[str, Any]) -> None:
         run.callbacks.insert(run.callbacks.index(guard), evaluations)  # before a checkpoint of the same tokens
         guard.add(evaluations)
     started = time.perf_counter()
-    result = train(run)
-    seconds = evaluations.seconds or time.perf_counter() - started - result.after.seconds
-    tracker.finish(result.before, result.after, int(result.agent.num_timesteps), seconds)
+    try:
+        result = train(run)
+        seconds = evaluations.seconds or time.perf_counter() - started - result.after.seconds
+        tracker.finish(result.before, result.after, int(result.agent.num_timesteps), seconds)
+    finally:
+        run.finish_trackers()
     _write_result(tracker, result, seconds)
     if not task["keep_agents"]:
         tidy(run.folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
 
 pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs[web]"')
@@ -138,6 +139,20 @@ def test_an_export_says_how_conversations_are_written() -> None:
     lines = "User: a colour?\n\nAssistant:"
     assert found["messages"] == [prompt] and found["lines"] == [lines] and found["mixed"] == [lines, "p"]
     assert found["all"] == [prompt, [{"role": "user", "content": "p"}]]
+
+
+def test_an_export_writes_a_dataset_card_without_anybodys_texts_or_names() -> None:
+    done("import", write("pairs.jsonl", {**PAIR, "annotator": "Ada"}, {**PAIR, "prompt": "another secret"}))
+    assert "README.md: the dataset card" in done("export", "out.jsonl", "--how", "majority", "--card")
+    card = DatasetCard.load("README.md")
+    assert card.data.size_categories == ["n<1K"] and "preference" in card.data.tags
+    assert card.data.to_dict()["configs"] == [{"config_name": "default", "data_files": "out.jsonl"}]
+    assert "| rows | 2 |" in card.text and "`chosen`" in card.text and "Licence" in card.text
+    assert not any(text in card.content for text in ("another secret", "good", "bad", "Ada"))
+    Path("README.md").write_text("mine")
+    assert "dataset card" not in done("export", "out.jsonl", "--card")
+    assert Path("README.md").read_text() == "mine"
+    assert "give a file, not -" in feedback("export", "-", "--card").output
 
 
 def test_export_leaves_out_who_clicks_at_random() -> None:

@@ -56,6 +56,15 @@ def test_the_error_has_the_flag(kwargs: dict[str, Any], flag: str) -> None:
     assert flag in str(error.value)
 
 
+@pytest.mark.parametrize("follow_paths", [True, False])
+def test_no_file_sends_an_agents_texts_to_a_server(follow_paths: bool) -> None:
+    """Neither a bundle nor a run's folder: whoever wrote it would get the completions, and choose the prompts."""
+    kwargs, own = {"base_url": "http://127.0.0.1:8000", "n_prompts": 4}, {"follow_paths": follow_paths}
+    with pytest.raises(ValueError, match=r"give it again, --env-kwargs base_url:http://127\.0\.0\.1:8000"):
+        read_env_kwargs(kwargs, "it", env_id="rlhf/OpenEnv-v0", **own)
+    assert read_env_kwargs(kwargs, "it", {"base_url": "x"}, env_id="rlhf/OpenEnv-v0", **own) == {"n_prompts": 4}
+
+
 @pytest.mark.parametrize(
     "kwargs",
     [

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from agents import evaluate, make, make_vec_env
@@ -76,6 +77,35 @@ def test_the_card_of_a_model_of_pictures_loads_it_with_its_processor(result: Tra
     policy = SimpleNamespace(model_name="tiny-vision", base_name=None, picture=object())
     card = model_card(dataclasses.replace(result, agent=SimpleNamespace(num_timesteps=1234, policy=policy)))
     assert "pipeline_tag: image-text-to-text" in card and 'AutoProcessor.from_pretrained("this/folder")' in card
+
+
+def test_the_hub_reads_the_cards_metadata_and_results(result: TrainResult) -> None:
+    card = ModelCard(model_card(result))
+    assert card.data.library_name == "transformers" and "ppo" in card.data.tags
+    found = {one.metric_type: one for one in card.data.eval_results}
+    assert found["reward"].metric_value == round(result.after.estimates()["reward"].mean, 6)
+    assert (found["reward"].dataset_type, found["reward"].dataset_split) == (BANDIT, "test")
+
+
+def test_texts_of_a_users_own_data_are_in_no_card(result: TrainResult) -> None:
+    asked = result.after.completions[0].asked
+    assert f'print(write("{asked}")' in model_card(result)
+    rows = [{"prompt": "my own secret"}]
+    for kwargs in ({"data": rows}, {"tasks": [{"id": BANDIT, "data": rows}, {"id": "rlhf/DialogBandit-v0"}]}):
+        config = result.config.model_copy(update={"env_kwargs": kwargs})
+        card = model_card(dataclasses.replace(result, config=config))
+        assert "my own secret" not in card and "- after: " not in card and f'print(write("{asked}")' not in card
+        assert '"data": "1 rows"' in card
+
+
+def test_a_policy_saves_a_card_that_the_hub_reads_and_leaves_yours_alone(tmp_path: Path) -> None:
+    policy = make("ppo", BANDIT, n_envs=2, seed=0).policy
+    policy.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag == "text-generation" and MARK in card.text
+    (tmp_path / "README.md").write_text("mine")
+    policy.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
 
 
 def test_no_password_gets_into_a_card(result: TrainResult) -> None:

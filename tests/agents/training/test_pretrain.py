@@ -140,9 +140,7 @@ def test_passages_are_whole_sentences(text, passages):
 
 
 def test_bad_sources_and_folders_are_clear_errors(corpus, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"neither a file, a folder nor a corpus \(chinese-reviews, movie-reviews\)"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"nor a corpus \(chinese-reviews, interface-texts, movie-reviews\)"):
         read_texts("no-such-corpus")
     empty = tmp_path / "empty.txt"
     empty.write_text("\n\n", encoding="utf-8")

@@ -44,7 +44,14 @@ def test_an_offline_run_has_our_tags_and_configuration(tmp_path: Path, monkeypat
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (record,) = folder.glob("run-*.wandb")
     content = record.read_bytes()
-    for text in (b"our-project", b"rlhf/reward", b"rlhf/kl", b"train/loss", b"ppo/TokenBandit-v0_1", b"n_timesteps"):
+    for text in (
+        b"our-project",
+        b"rlhf/reward",
+        b"rlhf/kl",
+        b"held_out/reward",
+        b"ppo/TokenBandit-v0_1",
+        b"n_timesteps",
+    ):
         assert text in content, text
     run = tmp_path / "logs" / "ppo" / "TokenBandit-v0_1"
     assert json.loads((run / "config.json").read_text())["wandb"] == "our-project"

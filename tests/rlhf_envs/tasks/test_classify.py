@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from sklearn.metrics import f1_score
 
 from agents.saving.untrusted import read_env_kwargs
+from rlhf_envs.datasets import load_rows
 from rlhf_envs.registration import task_of
-from rlhf_envs.tasks.classify import Classify, VoteReward, read_votes, sort_labels
+from rlhf_envs.tasks.classify import Classify, ClassifyNews, VoteReward, read_votes, sort_labels
 from rlhf_envs.testing import check_task, check_text_env
 
 MOODS = ("negative", "neutral", "positive")
@@ -225,6 +227,36 @@ def test_the_samples_are_sound(env_id: str, n: int) -> None:
             assert seen.setdefault(key, split) == split
     assert task.labels == list(MOODS)
     assert len(seen) == n
+
+
+def test_topics_are_balanced_sections_that_no_other_sample_has() -> None:
+    task = task_of("rlhf/Classify-v0", sample="topics")
+    assert isinstance(task, Classify)
+    rows = {split: task.rows(split, None) for split in ("train", "validation", "test")}
+    assert {split: len(found) for split, found in rows.items()} == {"train": 648, "validation": 72, "test": 240}
+    assert task.labels == ["editors", "fonts", "games", "graphics", "mail", "science", "sound", "web"]
+    everything = [row for found in rows.values() for row in found]
+    assert {*Counter(row["label"] for row in everything).values()} == {120}
+    texts = {re.sub(r"\W", "", row["text"].lower()) for row in everything}
+    assert len(texts) == 960
+    assert not texts & {re.sub(r"\W", "", row["prompt"].lower()) for row in load_rows("descriptions")}
+    assert task.demonstrations("train")[0].keys() == {"prompt", "completion"}
+    report = check_task("rlhf/Classify-v0", n=200, sample="topics")
+    assert report.beaten_by == []
+
+
+def test_the_samples_of_the_two_ids_have_names() -> None:
+    first, news = task_of("rlhf/Classify-v0", sample="mood"), task_of("rlhf/Classify-v0", sample="news")
+    assert first is not None and news is not None
+    assert first.rows("validation", None) == Classify().rows("validation", None)
+    assert news.rows("validation", None) == ClassifyNews().rows("validation", None)
+
+
+def test_a_sample_that_is_none_or_beside_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="sample='finance': there are mood, news, topics; data of your own are data"):
+        gym.make("rlhf/Classify-v0", sample="finance")
+    with pytest.raises(ValueError, match=r"sample='topics' beside data=\.\.\.: give one of them"):
+        gym.make("rlhf/Classify-v0", sample="topics", data=[{"prompt": "a", "label": "b"}] * 30)
 
 
 @pytest.mark.parametrize("env_id", ["rlhf/Classify-v0", "rlhf/ClassifyNews-v0"])

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rlhf_envs.tasks.answers import calibration_error, exact_match, is_abstention, squad_normal, token_f1
+from rlhf_envs.tasks.answers import calibration_error, exact_match, is_abstention, share_found, squad_normal, token_f1
 from rlhf_envs.tasks.stories import PEOPLE, make_stories
 from rlhf_envs.testing import check_task
 
@@ -130,6 +130,13 @@ def test_questions_of_your_own_may_have_several_right_answers() -> None:
         ({"data": [{"prompt": "Who?", "answer": [" "]}]}, r"row 0 has the answer \[' '\]"),
         ({"data": [{"prompt": [{"role": "user", "content": "Who?"}], "answer": "he"}]}, "give a text"),
         ({"data": []}, "no rows"),
+        ({"data": [{"prompt": "Who?", "answer": "he", "parts": "he"}]}, "row 0 has the parts 'he': give a list"),
+        ({"data": [{"prompt": "Who?", "answer": "he", "parts": []}]}, r"row 0 has the parts '\[\]': give a list"),
+        ({"data": [{"prompt": "Who?", "answer": "he", "parts": ["he", 3]}]}, "row 0 has the parts .* give a list"),
+        (
+            {"data": [{"prompt": "Who?", "answer": "he", "parts": ["he"]}, {"prompt": "When?", "answer": "now"}]},
+            "row 1 has no 'parts', and other rows have",
+        ),
     ],
 )
 def test_bad_arguments_and_data_are_named(kwargs: dict[str, Any], message: str) -> None:
@@ -142,3 +149,31 @@ def test_stories_are_the_same_everywhere() -> None:
     first = make_stories("test", 5, 2, 4)
     random.seed(2)
     assert make_stories("test", 5, 2, 4) == first
+
+
+def test_parts_of_an_answer_are_found_as_whole_words() -> None:
+    parts = ["Pat Burrell", "Right", "1,200", "The Who"]
+    assert share_found("pat burrell: right-handed; 1200, Who", parts) == 0.75
+    assert share_found("Pat Burrell - right; 1,200, the Who.", parts) == 1
+    assert share_found("bright pat burrells", parts) == 0
+    assert share_found("", parts) == 0
+    assert share_found("of the people", ["The"]) == 1
+
+
+def test_answers_of_several_parts_have_metrics_of_their_own() -> None:
+    rows = [
+        {
+            "prompt": f"Which hand has each of team {i}?",
+            "answer": "Ann: left; Bob: right",
+            "parts": ["Ann", "left", "Bob"],
+        }
+        for i in range(20)
+    ]
+    env: Any = gym.make(ENV, data=rows, max_new_tokens=32).unwrapped
+    told = ["Ann: left", "Ann left, Bob right", "I don't know"]
+    columns = {name: [row[name] for row in env.rows[:3]] for name in env.rows[0]}
+    found = env.task.metrics(["p"] * 3, told, columns)
+    assert found["parts_found"] == pytest.approx([2 / 3, 1, 0])
+    assert found["all_parts"] == [0, 1, 0]
+    scores = env.reward_fn(told, answer=columns["answer"])
+    assert list(scores) == pytest.approx([2 / 3, 1, 0])  # two of the four words, and none

@@ -49,6 +49,14 @@ def test_metrics_by_hand() -> None:
     assert found["coverage"] == pytest.approx([1, 1 / 3, 0])
     assert found["support"] == pytest.approx([2 / 3, 1 / 2, 0])
     assert found["length_ratio"] == pytest.approx([1, 2 / 3, 0])
+    one = {name: values[:1] for name, values in columns.items()}
+    assert Summarize().metrics(["p"], [" image viewer"], one)["consistency"][0] > 0.9
+    assert found["consistency"][2] == 0 < found["consistency"][1] < found["consistency"][0] < 0.5  # "fast" is added
+
+
+def test_consistency_has_no_value_for_texts_in_other_languages() -> None:
+    columns = {"reference": ["图像查看器"], "text": ["一个快速启动的图像查看器。"]}
+    assert np.isnan(Summarize().metrics(["p"], ["图像查看器"], columns)["consistency"]).all()
 
 
 def test_rows_of_ones_own_get_the_template_once_and_an_aspect_instead_of_summary() -> None:

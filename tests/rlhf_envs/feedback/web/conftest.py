@@ -151,7 +151,7 @@ def open_page(
         if name:
             context.add_cookies([{"name": COOKIE, "value": signed(store, enrol(name, role))[0], "url": address}])
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         # Chromium notes each 4xx as an error by itself; what is told to the annotator is tested.
         page.on("console", lambda line: wrong.append(line.text) if "Failed to load resource" not in line.text else None)

@@ -10,20 +10,9 @@ import pytest
 
 from rlhf_envs.feedback import FeedbackStore, Judgement, NewItem
 
-PHONE = {"width": 390, "height": 844}
+from .pages import PHONE, OpenPage, press, ready
+
 KINDS = {"pairwise": 2, "ranking": 3, "rating": 1, "thumbs": 1, "correction": 1, "flags": 1}
-
-OpenPage = Callable[..., Any]
-
-
-def ready(page: Any, kind: str) -> None:
-    """Wait until an item of the kind is shown, or "none"."""
-    page.wait_for_selector(f"body[data-kind={kind}] #task[aria-busy=false]")
-
-
-def press(page: Any, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def sign_in(page: Any) -> None:

@@ -16,7 +16,8 @@ from rlhf_envs.feedback.store.panels import list_panelists
 from rlhf_envs.feedback.store.training import list_trainees
 from rlhf_envs.feedback.store.withdrawing import list_withdrawals
 
-OpenPage = Callable[..., Any]
+from .pages import OpenPage, ready
+
 HOSTILE = (
     "# Title\n\n<script>alert(1)</script><img src=x onerror=alert(1)> **bold** `code`\n\n"
     "[link](javascript:alert(1)) ![pic](http://elsewhere.example/x.png) \u202eevil\u202c \ud800\n\n"
@@ -25,10 +26,6 @@ HOSTILE = (
 QUESTION = {"text": "Do you read German?", "options": ["Yes", "No"], "accept": ["Yes"]}
 PROLIFIC = {"person": "PROLIFIC_PID", "parameters": ["STUDY_ID", "SESSION_ID"], "completion_code": "C0DE"}
 LINK = "/panel?PROLIFIC_PID=5f0c&STUDY_ID=s1&SESSION_ID=x1"
-
-
-def ready(page: Any, kind: str) -> None:
-    page.wait_for_selector(f"body[data-kind={kind}] #task[aria-busy=false]")
 
 
 def thumbs(n: int) -> list[NewItem]:

@@ -163,7 +163,7 @@ def test_the_annotation_page_works_below_a_project(
     address = serve_app(whole)
     context = chromium.new_context()  # type: ignore[attr-defined]
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.goto(f"{address}/blue/invite/{stores['blue'].invite()}")
     page.wait_for_selector("input[name=name]:focus")
     page.keyboard.type("ada")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore, Judgement, NewItem, Question
 
-OpenPage = Callable[..., Any]
-PHONE = {"width": 390, "height": 844}
+from .pages import PHONE, OpenPage, press, ready, until
 
 HELPFUL = Question("helpful", "How helpful?", "rating", scale=(1, 7), ends=("not at all", "very"), each=True)
 TRUER = Question("truer", "Which is truer?", "choice", grades=3)
@@ -20,15 +16,6 @@ FAULTS = Question("faults", "What is wrong?", "spans", labels=("untrue", "rude")
 WHY = Question("why", "Why?", "text", required=False)
 ALL = (HELPFUL, TRUER, HARM, WHICH, FAULTS, WHY)
 PAIR = NewItem("pairwise", "p", ("one two three", "four five six"))
-
-
-def ready(page: Any, kind: str = "pairwise") -> None:
-    page.wait_for_selector(f"body[data-kind={kind}] #task[aria-busy=false]")
-
-
-def press(page: Any, *keys: str) -> None:
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def given(store: FeedbackStore, n: int = 1) -> Judgement:
@@ -149,13 +136,13 @@ def test_marks_by_mouse_count_characters_of_the_text_itself(open_page: OpenPage,
         const body = document.querySelector("#panels .text"), last = body.lastChild;
         document.getSelection().setBaseAndExtent(last, last.data.indexOf("word"), last, last.length);
     }""")
-    page.wait_for_timeout(100)
+    until(page, """[...CSS.highlights.get("mark-cursor")].some((range) => range.toString() === "word")""")
     press(page, "1")
     page.evaluate("""() => {
         const body = document.querySelector("#panels .text");
         document.getSelection().setBaseAndExtent(body.firstChild, 0, body.querySelector(".mark").firstChild, 3);
     }""")
-    page.wait_for_timeout(100)
+    until(page, """[...CSS.highlights.get("mark-cursor")].some((range) => range.toString().startsWith("a"))""")
     page.locator(".spans .choice").click()
     assert page.locator(".marks .quoted").all_text_contents() == ["word", "a\r\n🙂\u200b\u200b"]
     page.locator(".marks .remove").first.click()

@@ -13,7 +13,7 @@ from PIL import Image
 from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.pictures import Picture
 
-from .test_browser import PHONE, OpenPage, press, ready
+from .pages import PHONE, OpenPage, press, ready, until
 
 SignIn = Callable[..., TestClient]
 
@@ -41,15 +41,6 @@ def in_sight(page: Any, selector: str) -> bool:
                       return own.top >= box.top - 1 && own.bottom <= box.bottom + 1 && own.bottom <= innerHeight; }"""
         )
     )
-
-
-def until(page: Any, condition: str) -> None:
-    """Wait until an expression is true. Playwright's own waiting evaluates texts, which the page's policy forbids."""
-    for _ in range(200):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(condition)
 
 
 # Conversations

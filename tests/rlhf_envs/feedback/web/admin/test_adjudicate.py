@@ -192,7 +192,7 @@ def test_by_keyboard(
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("console", lambda line: wrong.append(line.text))
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.goto(f"{address}/admin/adjudicate")
     page.wait_for_selector("body[data-kind=rating] #task[aria-busy=false]")
     assert "Person 1: 1" in page.inner_text("#said")

@@ -1,0 +1,71 @@
+"""Be a rank of a run that is not the first: train with it, and write, print and evaluate nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import Logger
+
+from rlhf_envs.registration import check_environment
+
+from ..algorithms.ppo_lagrangian import LagrangeMultiplier
+from ..core import ranks
+from ..core.text_metrics import TextMetrics
+from ..saving.checkpoints import Checkpoints
+from ..training.checkpoint_callback import CheckpointCallback
+from ..training.config import TrainConfig
+from ..training.errors import RunInterrupted, RunStopped
+from ..training.rank_states import RankStates
+from ..training.run import build_agent, check_budget, load_agent, resolve_config
+
+__all__ = ["follow"]
+
+
+class NoCheckpoints(Checkpoints):
+    """Write nothing: the first rank does."""
+
+    def write(self, captured: Mapping[str, Any], agent: Any) -> Path:
+        """Return where the first rank would have written a checkpoint."""
+        return self.directory / str(captured["attributes"]["num_timesteps"])
+
+
+def follow(config: TrainConfig, resumed: bool) -> None:
+    """Train as `agents.training.run.train` does on the first rank, and leave everything else to that.
+
+    Args:
+        config: the run's, the same as on the first rank.
+        resumed: whether the first rank goes on with a run; it says from which bundle.
+
+    Raises:
+        RunInterrupted: a signal ended the run.
+        RunStopped: training failed, or another rank has.
+    """
+    if resumed:
+        check_environment(config.env)
+        bundle = ranks.from_first(None)
+    else:
+        config, bundle = resolve_config(config), None
+    agent = build_agent(config) if bundle is None else load_agent(config, bundle)
+    check_budget(config, agent)
+    assert config.n_timesteps is not None
+    agent.set_logger(Logger(None, []))
+    with tempfile.TemporaryDirectory() as folder:
+        metrics, states = TextMetrics(judges={}), RankStates()
+        guard = CheckpointCallback(NoCheckpoints(folder), callbacks=(metrics, states), until_closed=True)
+        multiplier = [] if config.constraint is None else [LagrangeMultiplier()]
+        tokens = config.n_timesteps - agent.num_timesteps
+        try:
+            with guard.stopping():
+                if tokens > 0:
+                    callbacks = [metrics, *multiplier, states, guard]
+                    agent.learn(tokens, callbacks, log_interval=1, reset_num_timesteps=bundle is None)
+        except Exception as error:
+            raise RunStopped(f"rank {ranks.rank()} stopped: {str(error) or type(error).__name__}") from error
+        finally:
+            guard.close()
+            agent.get_env().close()
+    if guard.interrupted is not None:
+        raise RunInterrupted(f"rank {ranks.rank()} was ended by {guard.interrupted.name}", guard.interrupted)

@@ -1,0 +1,67 @@
+"""Start the ranks of a run on this machine with torchrun's elastic launcher. It imports torch when it starts them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from ..training.errors import RunInterrupted, RunStopped
+from ..training.threads import NUMBER, POLICY
+
+__all__ = ["is_rank", "launch"]
+
+
+def is_rank() -> bool:
+    """Return whether torchrun, or another launcher with its variables, has started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def launch(n: int, arguments: Sequence[str]) -> None:
+    """Run `python -m agents.cli` with these arguments in n processes of this machine, and wait until all have ended.
+
+    It is `torchrun --standalone --nproc-per-node n -m agents.cli ...`. When a rank fails, the others are ended. Each
+    gets an equal part of the cores, unless OMP_NUM_THREADS says otherwise.
+
+    Raises:
+        RunStopped: a rank failed or was killed; the message names it.
+        RunInterrupted: a signal ended this process; the ranks have saved the run and said where.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    chosen = os.environ.get(NUMBER)
+    if chosen is None or POLICY in os.environ:  # not by the user, see `choose_threads`
+        os.environ[NUMBER] = str(max(1, int(chosen or os.cpu_count() or 1) // n))
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):  # its errors are told below, in one line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=n,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "agents.cli", *arguments)
+    except ChildFailedError as error:
+        raise RunStopped(_explain(error.failures, n)) from error
+    except SignalException as error:
+        name = signal.Signals(error.sigval).name
+        raise RunInterrupted(f"{name}: the {n} ranks were ended", error.sigval) from error
+
+
+def _explain(failures: dict[int, Any], n: int) -> str:
+    """Return which rank failed first, and how. One that was killed comes before those that failed because of it."""
+    rank, failure = min(failures.items(), key=lambda one: (one[1].exitcode >= 0, one[1].timestamp))
+    code = failure.exitcode
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with the exit code {code}, see above"
+    others = "the others were ended too" if n > 2 else "the other was ended too"
+    return f"rank {rank} of {n} (process {failure.pid}) {how}; {others}"

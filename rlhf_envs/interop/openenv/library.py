@@ -1,0 +1,22 @@
+"""Import what is used of the package `openenv`, and say what to install where it is missing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["import_openenv"]
+
+
+def import_openenv(module: str) -> Any:
+    """Return a module of the package `openenv`, such as "core.generic_client".
+
+    Raises:
+        ModuleNotFoundError: the package, or one that it needs, is missing; the message has the pip command.
+    """
+    try:
+        return import_module(f"openenv.{module}")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"OpenEnv's package is missing, or one that it needs ({error}): pip install 'rlhf-envs[openenv]'"
+        ) from error

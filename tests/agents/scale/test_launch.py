@@ -1,0 +1,72 @@
+"""`rlhf train --nproc`, as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+REWARD = """
+import os, signal, time
+from pathlib import Path
+
+calls = 0
+
+def score(completions, **_):
+    global calls
+    calls += 1
+    if os.environ.get("RANK") == "1" and calls == 2:
+        Path("killed").write_text(str(time.time()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [float(len(text)) for text in completions]
+"""
+COMMAND = ["train", "--env", "rlhf/TokenBandit-v0", "--n-envs", "12", "-n", "360", "--nproc", "2", "--eval-freq", "0"]
+COMMAND += ["--test-episodes", "4", "--no-progress"]
+
+
+def rlhf(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "agents.cli", *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_run_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(REWARD, encoding="utf-8")
+    done = rlhf(tmp_path, *COMMAND, "--reward", "dies:score", "-params", "n_steps:6")
+    assert time.time() - float((tmp_path / "killed").read_text()) < 60
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert said[-1].startswith("rlhf: rank 1 of 2 (process ")
+    assert said[-1].endswith(") was killed by SIGKILL; the other was ended too")
+    assert "Traceback" not in done.stderr
+    assert "go on with: rlhf train --resume" in done.stdout + done.stderr  # said by rank 0
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_launcher_ends_all_ranks_with_a_checkpoint(tmp_path: Path) -> None:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "agents.cli", *COMMAND, "-n", "100k", "--progress"]
+    with (tmp_path / "said").open("w+", encoding="utf-8") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=said, stderr=said)
+        for _ in range(3000):
+            if "tokens/s" in (tmp_path / "said").read_text(encoding="utf-8") or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(100) == 143
+    text = (tmp_path / "said").read_text(encoding="utf-8")
+    assert "SIGTERM: the run is saved in logs/ppo/TokenBandit-v0_1/checkpoints/" in text
+    assert text.splitlines()[-1] == "SIGTERM: the 2 ranks were ended"
+    assert len(list((tmp_path / "logs" / "ppo" / "TokenBandit-v0_1" / "checkpoints").iterdir())) == 1
+
+
+def test_mistakes_are_told_once_and_before_ranks_start(tmp_path: Path) -> None:
+    done = rlhf(tmp_path, *COMMAND, "--algo", "ppoo")
+    assert done.returncode == 2
+    assert done.stderr.count("unknown algorithm") == 1
