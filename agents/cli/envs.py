@@ -51,6 +51,8 @@ def envs(context: typer.Context) -> None:
             others.setdefault(f"--algo {found['algo']}", []).append(env_id.removeprefix("rlhf/"))
         if found["start"] != "sft":
             others.setdefault("no start but the model", []).append(env_id.removeprefix("rlhf/"))
+        if "best" in found:
+            others.setdefault(f"metric is best at {found['best']}", []).append(env_id.removeprefix("rlhf/"))
     for what, names in others.items():
         console.print(f"{what}: {', '.join(names)}")
 

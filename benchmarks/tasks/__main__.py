@@ -27,7 +27,7 @@ from agents.training.hyperparams import parse_yaml
 from benchmarks.learning import run
 from rlhf_envs.files import replace_file, replace_json
 from rlhf_envs.registration import describe, task_of
-from rlhf_envs.tasks.results import MIN_SEMS, RESULTS, read_results, results_table
+from rlhf_envs.tasks.results import MIN_SEMS, RESULTS, gain_of, improved, read_results, results_table
 
 PLANS = Path(__file__).parent / "plans.yml"
 ROOT = Path(__file__).parents[2]
@@ -103,23 +103,34 @@ def named_model(env_id: str, plan: Mapping[str, Any]) -> str | None:
     return plan.get("sft", {}).get("model") or plan.get("train", {}).get("model") or describe(env_id).model
 
 
-def summarise(env_id: str, plan: Mapping[str, Any], reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the entry of `results.json`: the metric before and after, and the gain with its standard error."""
-    metric = plan["metric"]
+def change_of(metric: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a metric's mean before and after training, and the gain with its standard error over the seeds."""
     before, after = ([r[when]["estimates"][metric]["mean"] for r in reports] for when in ("before", "after"))
     gains = [b - a for a, b in zip(before, after, strict=True)]
+    return {
+        "before": round(statistics.mean(before), 4),
+        "after": round(statistics.mean(after), 4),
+        "gain": round(statistics.mean(gains), 4),
+        "sem": round(statistics.stdev(gains) / len(gains) ** 0.5, 4) if len(gains) > 1 else None,
+    }
+
+
+def summarise(env_id: str, plan: Mapping[str, Any], reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the entry of `results.json`: the changes of the metric and of those that must not fall, and what ran."""
+    metric = plan["metric"]
+    further: dict[str, Any] = {"best": plan["best"]} if "best" in plan else {}
+    if kept := {name: change_of(name, reports) for name in plan.get("kept", ())}:
+        further["kept"] = kept
     return {
         "metric": metric,
         "algo": plan["algo"],
         "model": named_model(env_id, plan),
         "start": "sft" if "sft" in plan else "model",
-        "before": round(statistics.mean(before), 4),
-        "after": round(statistics.mean(after), 4),
-        "gain": round(statistics.mean(gains), 4),
-        "sem": round(statistics.stdev(gains) / len(gains) ** 0.5, 4) if len(gains) > 1 else None,
+        **change_of(metric, reports),
         "seeds": len(reports),
         "n_timesteps": reports[0]["n_timesteps"],
         "prompts": reports[0]["after"]["prompts"],
+        **further,
     }
 
 
@@ -142,7 +153,8 @@ def main() -> None:
             seeds = range(args.first_seed, args.first_seed + args.seeds)
             reports = [measure_seed(env_id, plan, seed, folder, further) for seed in seeds]
         print(f"\n{env_id}: {plan['algo']}, {reports[0]['n_timesteps']:,} tokens", *further, "\n")
-        shown = list(dict.fromkeys(["reward", plan["metric"], *plan.get("also", ()), "kl", "eos_share", "length"]))
+        own = [plan["metric"], *plan.get("kept", ()), *plan.get("also", ())]
+        shown = list(dict.fromkeys(["reward", *own, "kl", "eos_share", "length"]))
         print("| seed | SFT s | training s | CPU s | " + " | ".join(shown) + " |\n" + "|---" * (len(shown) + 4) + "|")
         for seed, report in zip(seeds, reports, strict=True):
             ends = [[report[when]["estimates"][name]["mean"] for when in ("before", "after")] for name in shown]
@@ -150,11 +162,12 @@ def main() -> None:
             seconds = " | ".join(f"{report[name]:.0f}" for name in ("sft_seconds", "seconds", "cpu_seconds"))
             print(f"| {seed} | {seconds} | {cells} |")
         result = summarise(env_id, plan, reports)
-        error = result["sem"]
-        print(f"\n{result['metric']}: a gain of {result['gain']:+.3f}", end="")
-        if error is not None:
-            met = "at least" if abs(result["gain"]) >= MIN_SEMS * error else "less than"
-            print(f" ± {error:.3f} (standard error over {len(reports)} seeds; {met} {MIN_SEMS} of them)", end="")
+        print(f"\n{result['metric']}: a gain of {gain_of(result)}", end="")
+        if result["sem"] is not None:
+            met = "better by at least" if improved(result) else "not better by"
+            print(f" (standard error over {len(reports)} seeds; {met} {MIN_SEMS} of them)", end="")
+        for name, kept in result.get("kept", {}).items():
+            print(f"\n{name}, which must not fall: {gain_of(kept)}", end="")
         for sample in reports[0]["after"]["samples"][:4]:
             print(
                 "\n" + json.dumps({key: sample[key] for key in ("prompt", "completion", "reward")}, ensure_ascii=False),

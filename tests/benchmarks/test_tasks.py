@@ -4,14 +4,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from agents.registry import available
 from benchmarks.tasks import __main__ as tasks
 from rlhf_envs.registration import ENVIRONMENTS, task_of
-from rlhf_envs.tasks.results import describe_result, read_results, results_table
+from rlhf_envs.tasks import results as of_tasks
+from rlhf_envs.tasks.results import describe_result, improved, read_results, results_table
 
 PLANS = tasks.read_plans()
 
@@ -21,7 +22,8 @@ def test_every_plan_measures_a_metric_of_its_task_that_is_not_the_reward(env_id:
     plan, task = PLANS[env_id], task_of(env_id)
     assert env_id in ENVIRONMENTS and task is not None
     assert plan["algo"] in available()
-    assert plan["metric"] in [*task.judges, *task.metric_names(task.rows("train", None))]
+    known = [*task.judges, *task.metric_names(task.rows("train", None))]
+    assert {plan["metric"], *plan.get("kept", ())} <= {*known}
 
 
 def test_every_result_has_a_plan_and_says_what_it_measured() -> None:
@@ -29,6 +31,47 @@ def test_every_result_has_a_plan_and_says_what_it_measured() -> None:
         assert PLANS[env_id]["metric"] == result["metric"]
         assert result["gain"] == pytest.approx(result["after"] - result["before"], abs=2e-4)
         assert result["metric"] in describe_result(env_id)
+        assert PLANS[env_id].get("best") == result.get("best")
+        assert {*PLANS[env_id].get("kept", ())} == {*result.get("kept", {})}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sem", "best", "better"),
+    [
+        (0.2, 0.5, 0.09, None, True),
+        (0.2, 0.5, 0.11, None, False),
+        (0.5, 0.2, 0.01, None, False),
+        (0.5, 0.2, 0.09, 0, True),
+        (0.5, 0.2, 0.11, 0, False),
+        (0.2, 0.5, 0.01, 0, False),
+        (0.5, -0.4, 0.09, 0, False),
+        (0.2, 0.5, None, None, False),
+    ],
+)
+def test_a_result_is_better_if_it_came_nearer_to_the_best_value_by_three_errors(
+    before: float, after: float, sem: float | None, best: float | None, better: bool
+) -> None:
+    found = {"before": before, "after": after, "gain": after - before, "sem": sem}
+    assert improved(found if best is None else {**found, "best": best}) == better
+
+
+def test_a_result_tells_which_value_is_best_and_what_training_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = {"metric": "bias", "algo": "rloo", "best": 0, "kept": ["accuracy"], "sft": {"model": "tiny"}}
+    ends = [((0.6, 0.4), (0.1, 0.5)), ((0.8, 0.4), (0.2, 0.6)), ((0.7, 0.4), (0.15, 0.55))]
+    reports: list[dict[str, Any]] = []
+    for before, after in ends:
+        means = [{"bias": {"mean": bias}, "accuracy": {"mean": accuracy}} for bias, accuracy in (before, after)]
+        when = {name: {"estimates": one, "prompts": "p"} for name, one in zip(("before", "after"), means, strict=True)}
+        reports.append({**when, "n_timesteps": 64})
+    result = tasks.summarise("rlhf/Bias-v0", plan, reports)
+    assert result["kept"] == {"accuracy": {"before": 0.4, "after": 0.55, "gain": 0.15, "sem": 0.0289}}
+    monkeypatch.setattr(of_tasks, "read_results", lambda: {"rlhf/Bias-v0": result})
+    assert describe_result("rlhf/Bias-v0") == (
+        "bias (0 is best) 0.700 -> 0.150, -0.550 ± 0.029; accuracy 0.400 -> 0.550, +0.150 ± 0.029"
+    )
+    cells = "| `rlhf/Bias-v0` | bias (0 is best) | 0.700 (SFT) | 0.150 | **-0.550 ± 0.029**; accuracy +0.150 ± 0.029 |"
+    assert cells in results_table()
+    assert "| bias（0 为最佳） |" in results_table("zh")
 
 
 @pytest.mark.parametrize(("page", "language"), [("README.md", "en"), ("README.zh.md", "zh")])

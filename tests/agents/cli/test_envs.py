@@ -37,6 +37,8 @@ def test_how_it_was_measured_is_told_where_it_is_not_ppo_from_a_start() -> None:
             lines = [line for line in listed.splitlines() if line.startswith(said)]
             named = any(env_id.removeprefix("rlhf/") in line for line in lines)
             assert named == (found[what] != {"algo": "ppo", "start": "sft"}[what])
+        best = [line for line in listed.splitlines() if line.startswith(f"metric is best at {found.get('best')}: ")]
+        assert any(env_id.removeprefix("rlhf/") in line for line in best) == ("best" in found)
 
 
 def test_a_new_task_passes_its_test_and_trains(tmp_path: Path) -> None:
