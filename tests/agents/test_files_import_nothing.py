@@ -72,7 +72,7 @@ VERBS: dict[str, list[list[str]]] = {
     "sft": [[ROWS, "out", "--model", MODEL]],
 }
 # These read rows of data or a feedback store, and nothing that describes an environment or a model.
-OTHER_VERBS = {"envs new", "algos", "rewards", "models"} | {
+OTHER_VERBS = {"envs new", "algos", "rewards", "models", "serve-env"} | {  # serve-env makes what its flags name
     f"feedback {verb}"
     for verb in (
         *("account", "archive", "audit", "backup", "drop", "export", "import", "invite", "label", "panel", "restore"),

@@ -157,6 +157,7 @@ def test_a_run_goes_on_in_the_real_package_and_no_password_is_in_it(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of theirs
 @pytest.mark.parametrize("verb", ["train", "compare"])
 def test_the_real_packages_keep_the_same_scalars(tmp_path: Path, verb: str) -> None:
     there = [name for name in ("trackio", "mlflow") if find_spec(name) is not None]
