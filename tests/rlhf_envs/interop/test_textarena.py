@@ -14,6 +14,12 @@ import pytest
 from rlhf_envs.interop.textarena import ENV_ID, TextArena
 
 HIGHEST = {"max_number": 5, "max_turns": 6}
+SPEC = gym.registry.pop(ENV_ID)  # the import registered it, and other tests go over all ids
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gym.registry, ENV_ID, SPEC)
 
 
 def test_without_the_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
