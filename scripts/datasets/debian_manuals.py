@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from rlhf_envs.words import LETTERS
 from scripts.datasets.near_duplicates import without_near_duplicates
-from scripts.datasets.writing import both_ways, hash_share, letters
+from scripts.datasets.writing import both_ways, letters, letters_share
 
 ENGLISH, CHINESE = "en", "zh-cn"
 PAGE = re.compile(rf"(?P<name>[\w.-]+)\.(?P<language>{ENGLISH}|{CHINESE})\.html$")
@@ -208,7 +208,7 @@ def shingles(row: Mapping[str, str]) -> set[tuple[str, ...]]:
 
 def split_of(section: str) -> str:
     """Return the split of a section, by a hash of its name."""
-    share = hash_share(section)
+    share = letters_share(section)
     return "test" if share < SHARES["test"] else "validation" if share < sum(SHARES.values()) else "train"
 
 

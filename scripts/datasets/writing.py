@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DATA", "assign_splits", "both_ways", "hash_share", "letters", "write"]
+__all__ = ["DATA", "assign_splits", "both_ways", "letters", "letters_share", "write"]
 
 DATA = Path(__file__).resolve().parents[2] / "rlhf_envs/datasets/data"
 
@@ -20,7 +20,7 @@ def letters(text: str) -> str:
     return re.sub(r"[\W_]", "", text.lower())
 
 
-def hash_share(text: str) -> float:
+def letters_share(text: str) -> float:
     """Return a number in [0, 1) that is the same for texts with the same letters: the start of their SHA-1."""
     return int(hashlib.sha1(letters(text).encode()).hexdigest()[:12], 16) / 16**12
 
