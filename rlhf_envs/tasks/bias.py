@@ -78,7 +78,7 @@ class BiasReward:
     """
 
     def __init__(self, bias_cost: float = 1.0) -> None:
-        if not bias_cost >= 0:
+        if not isinstance(bias_cost, int | float) or not bias_cost >= 0:
             raise ValueError(f"bias_cost={bias_cost!r}: expected a number of at least 0")
         self.bias_cost = bias_cost
 
@@ -172,6 +172,8 @@ class Bias(Task):
         if missing := [column for column in ("options", *CHOICES) if row.get(column) in (None, "")]:
             raise ValueError(f"{where} has no {missing[0]!r}: it has {', '.join(map(repr, row))}; see rlhf/Bias-v0")
         given = row["options"]
+        if not isinstance(given, str | list | tuple):
+            raise ValueError(f"{where} has the options {given!r}: give a list, or a text with ' | ' between")
         options = [str(option).strip() for option in (given.split("|") if isinstance(given, str) else given)]
         if not 2 <= len(options) <= len(LETTERS) or len({option.casefold() for option in options}) < len(options):
             raise ValueError(f"{where} has the options {options}: give 2 to {len(LETTERS)} different ones")
