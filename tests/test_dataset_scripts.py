@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_envs.datasets.reading import read_rows
 from rlhf_envs.tasks.translate import Translate
 from scripts.datasets import (
     aclsum,
@@ -415,7 +416,20 @@ def test_what_is_no_manual_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<p>", encoding="utf-8")
     with pytest.raises(ValueError, match=r"page\.html is no Debian package: give a \.deb, or the folder"):
         debian_manuals.read_rows([tmp_path / "page.html"])
+    (tmp_path / "part.deb").write_bytes(english.read_bytes()[:-100])
+    (tmp_path / "broken.deb").write_bytes(english.read_bytes()[:100])
+    for name in ("part", "broken"):
+        with pytest.raises(ValueError, match=rf"{name}\.deb is damaged, or not whole: get it again"):
+            debian_manuals.read_rows([tmp_path / f"{name}.deb"])
     with pytest.raises(
         ValueError, match=r"has debian-binary, control\.tar\.xz, data\.tar\.zs, which Python cannot unpack"
     ):
         debian_manuals.read_rows([other])
+
+
+def test_rows_are_read_again_whole_whether_their_file_is_compressed_or_not(tmp_path: Path) -> None:
+    rows = [{"prompt": "打开", "reference": "Open"}, {"prompt": "关", "reference": "Close"}]
+    for name in ("rows.jsonl", "rows.jsonl.gz"):
+        writing.write(tmp_path / name, rows)
+        assert [row for _, row in read_rows(tmp_path / name)] == rows
+    assert (tmp_path / "rows.jsonl").read_text(encoding="utf-8").startswith('{"prompt": "打开"')

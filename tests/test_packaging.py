@@ -84,6 +84,13 @@ def test_every_requirement_is_pinned_inside_its_range(python: str) -> None:
         assert requirement.specifier.contains(pins[name]), f"the pin {name}=={pins[name]} is outside {requirement}"
 
 
+@pytest.mark.parametrize("page", ["docs/start.md", "docs/zh/start.md"])
+def test_the_table_of_extras_has_each_that_adds_something_for_users(page: str) -> None:
+    table = [line.split("|")[1] for line in (ROOT / page).read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
+    named = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
+    assert set(read_project()["optional-dependencies"]) - {"dev", "docs"} <= named
+
+
 def test_extras_refer_to_extras_that_exist() -> None:
     extras = set(read_project()["optional-dependencies"])
     for requirement in list_requirements():

@@ -51,10 +51,15 @@ def envs(context: typer.Context) -> None:
             others.setdefault(f"--algo {found['algo']}", []).append(env_id.removeprefix("rlhf/"))
         if found["start"] != "sft":
             others.setdefault("no start but the model", []).append(env_id.removeprefix("rlhf/"))
+        if "flags" in found:
+            others.setdefault(found["flags"], []).append(env_id.removeprefix("rlhf/"))
         if "best" in found:
             others.setdefault(f"metric is best at {found['best']}", []).append(env_id.removeprefix("rlhf/"))
     for what, names in others.items():
         console.print(f"{what}: {', '.join(names)}")
+    for env_id, found in results:
+        for name, kept in found.get("kept", {}).items():
+            console.print(f"{env_id.removeprefix('rlhf/')}, {name}: {kept['before']:.3f}, gain {gain_of(kept)}")
 
 
 class NewConfig(Flags):

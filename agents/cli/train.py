@@ -155,11 +155,13 @@ def advise(config: TrainConfig) -> str | None:
     if source == config.env_id:
         words += [f"--env-kwargs {shlex.quote(f'{name}:{value}')}" for name, value in own.items()]
     command = " ".join(filter(None, words))
-    measured = read_results().get(config.env_id, {}).get("algo", config.algo)
-    algo, as_measured = ("", "") if measured == config.algo else (f"--algo {measured} ", ", as it was measured")
+    found = read_results().get(config.env_id, {})
+    algo = f"--algo {found['algo']}" if found.get("algo", config.algo) != config.algo else ""
+    flags = " ".join(filter(None, [algo, found.get("flags"), "--model start"]))
+    as_measured = "" if flags == "--model start" else ", as it was measured"
     return (
         f"{task.default_model} has not learned what answers look like here, and may not find out by trying: "
-        f"{before}`{command}` makes a start, and `{algo}--model start` trains from it{as_measured}"
+        f"{before}`{command}` makes a start, and `{flags}` trains from it{as_measured}"
     )
 
 

@@ -31,6 +31,7 @@ from rlhf_envs.tasks.results import MIN_SEMS, RESULTS, gain_of, improved, read_r
 
 PLANS = Path(__file__).parent / "plans.yml"
 ROOT = Path(__file__).parents[2]
+NO_SETTINGS = ("model", "test-episodes")  # flags of a plan's `train` that do not change how an agent learns
 
 
 def read_plans() -> dict[str, dict[str, Any]]:
@@ -103,6 +104,11 @@ def named_model(env_id: str, plan: Mapping[str, Any]) -> str | None:
     return plan.get("sft", {}).get("model") or plan.get("train", {}).get("model") or describe(env_id).model
 
 
+def settings_of(plan: Mapping[str, Any]) -> str:
+    """Return the flags of `rlhf train` by which a plan changes how an agent learns, or ""."""
+    return " ".join(as_flags({name: to for name, to in plan.get("train", {}).items() if name not in NO_SETTINGS}))
+
+
 def change_of(metric: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a metric's mean before and after training, and the gain with its standard error over the seeds."""
     before, after = ([r[when]["estimates"][metric]["mean"] for r in reports] for when in ("before", "after"))
@@ -119,6 +125,8 @@ def summarise(env_id: str, plan: Mapping[str, Any], reports: list[dict[str, Any]
     """Return the entry of `results.json`: the changes of the metric and of those that must not fall, and what ran."""
     metric = plan["metric"]
     further: dict[str, Any] = {"best": plan["best"]} if "best" in plan else {}
+    if flags := settings_of(plan):
+        further["flags"] = flags
     if kept := {name: change_of(name, reports) for name in plan.get("kept", ())}:
         further["kept"] = kept
     return {

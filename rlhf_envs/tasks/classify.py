@@ -163,7 +163,7 @@ class Classify(LabelTask):
             self.template = template
         self.sample = sample
         if sample is not None:
-            if sample not in SAMPLES:
+            if not isinstance(sample, str) or sample not in SAMPLES:
                 raise ValueError(f"sample={sample!r}: there are {', '.join(SAMPLES)}; data of your own are data=...")
             self.default_data = SAMPLES[sample]
         self.check_words()

@@ -29,7 +29,8 @@ def read_results() -> dict[str, dict[str, Any]]:
     """Return the measured results by environment id: metric, start, before, after, gain, its standard error, seeds.
 
     `best` is the best value of a metric whose highest one is not, as 0 for a bias score. `kept` has before, after, gain
-    and standard error of the metrics that training must not lower.
+    and standard error of the metrics that training must not lower. `flags` are those that `rlhf train` needs for the
+    gain beside `--algo` and `--model`.
     """
     return dict(json.loads(RESULTS.read_text(encoding="utf-8")))
 

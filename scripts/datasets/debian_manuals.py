@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 import tarfile
 from collections import Counter
@@ -29,7 +28,7 @@ from typing import NamedTuple
 
 from rlhf_envs.words import LETTERS
 from scripts.datasets.near_duplicates import without_near_duplicates
-from scripts.datasets.writing import both_ways, hash_share, letters
+from scripts.datasets.writing import both_ways, letters, letters_share, write
 
 ENGLISH, CHINESE = "en", "zh-cn"
 PAGE = re.compile(rf"(?P<name>[\w.-]+)\.(?P<language>{ENGLISH}|{CHINESE})\.html$")
@@ -130,7 +129,7 @@ def read_ar(path: Path) -> dict[str, bytes]:
     """Return the members of an `ar` archive, such as a `.deb`, by name.
 
     Raises:
-        ValueError: the file is none.
+        ValueError: the file is none, or is damaged.
     """
     data, at = path.read_bytes(), 8
     if data[:at] != b"!<arch>\n":
@@ -138,7 +137,9 @@ def read_ar(path: Path) -> dict[str, bytes]:
     found = {}
     while at < len(data):
         header, at = data[at : at + 60], at + 60
-        size = int(header[48:58])
+        size = int(header[48:58]) if header[48:58].strip().isdigit() else len(data)
+        if at + size > len(data):
+            raise ValueError(f"{path} is damaged, or not whole: get it again")
         found[header[:16].decode().strip().rstrip("/")] = data[at : at + size]
         at += size + size % 2
     return found
@@ -208,7 +209,7 @@ def shingles(row: Mapping[str, str]) -> set[tuple[str, ...]]:
 
 def split_of(section: str) -> str:
     """Return the split of a section, by a hash of its name."""
-    share = hash_share(section)
+    share = letters_share(section)
     return "test" if share < SHARES["test"] else "validation" if share < sum(SHARES.values()) else "train"
 
 
@@ -219,11 +220,10 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=LONGEST, help="characters of an English text")
     args = parser.parse_args()
     rows, counts = read_rows(args.packages, args.longest)
-    args.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write(args.output, rows)
     for what, n in counts.most_common():
         print(f"{n:,} {what}")
-    splits = Counter(row["split"] for row in rows)
-    print(f"{args.output}: {len(rows):,} rows, {', '.join(f'{n:,} {split}' for split, n in splits.items())}")
+    print(", ".join(f"{n:,} {split}" for split, n in Counter(row["split"] for row in rows).items()))
 
 
 if __name__ == "__main__":

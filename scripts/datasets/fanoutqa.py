@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.datasets.writing import assign_splits
+from scripts.datasets.writing import assign_splits, write
 
 DATA = "fanoutqa/data/fanout-final-dev.json"
 SHARES = {"test": 0.3, "validation": 0.1}
@@ -114,10 +114,10 @@ def main() -> None:
     questions = read_questions(args.wheel)
     rows = make_rows(questions, args.steps)
     left_out = sum(len([*steps_of(one)]) if args.steps else 1 for one in questions) - len(rows)
-    args.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write(args.output, rows)
     counts = {split: sum(row["split"] == split for row in rows) for split in ("train", "validation", "test")}
     parts = sum(len(row["parts"]) for row in rows) / len(rows)
-    print(f"{args.output}: {len(rows):,} rows {counts}, {parts:.1f} parts each")
+    print(f"{counts}, {parts:.1f} parts each")
     print(f"{left_out:,} left out, which have no answer or are asked before, some of them in another split")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DATA", "assign_splits", "both_ways", "hash_share", "letters", "write"]
+__all__ = ["DATA", "assign_splits", "both_ways", "letters", "letters_share", "write"]
 
 DATA = Path(__file__).resolve().parents[2] / "rlhf_envs/datasets/data"
 
@@ -20,7 +20,7 @@ def letters(text: str) -> str:
     return re.sub(r"[\W_]", "", text.lower())
 
 
-def hash_share(text: str) -> float:
+def letters_share(text: str) -> float:
     """Return a number in [0, 1) that is the same for texts with the same letters: the start of their SHA-1."""
     return int(hashlib.sha1(letters(text).encode()).hexdigest()[:12], 16) / 16**12
 
@@ -47,8 +47,11 @@ def assign_splits(rows: Sequence[Mapping[str, Any]], key: str, shares: Mapping[s
 
 
 def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows as gzipped JSON lines, without the time stamp that would change the bytes."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=9, mtime=0) as file:
-        file.write(text.encode("utf-8"))
+    """Write rows as JSON lines. A name that ends in .gz is compressed, without the time stamp that would change it."""
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8")
+    if path.name.endswith(".gz"):
+        with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as file:
+            file.write(data)
+    else:
+        path.write_bytes(data)
     print(f"{path}: {len(rows):,} rows, {path.stat().st_size / 1e6:.2f} MB")

@@ -33,6 +33,7 @@ def test_every_result_has_a_plan_and_says_what_it_measured() -> None:
         assert result["metric"] in describe_result(env_id)
         assert PLANS[env_id].get("best") == result.get("best")
         assert {*PLANS[env_id].get("kept", ())} == {*result.get("kept", {})}
+        assert tasks.settings_of(PLANS[env_id]) == result.get("flags", "")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,7 @@ def test_a_result_is_better_if_it_came_nearer_to_the_best_value_by_three_errors(
 
 def test_a_result_tells_which_value_is_best_and_what_training_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = {"metric": "bias", "algo": "rloo", "best": 0, "kept": ["accuracy"], "sft": {"model": "tiny"}}
+    plan["train"] = {"test-episodes": 9, "lr-schedule": "linear", "model": "tiny"}
     ends = [((0.6, 0.4), (0.1, 0.5)), ((0.8, 0.4), (0.2, 0.6)), ((0.7, 0.4), (0.15, 0.55))]
     reports: list[dict[str, Any]] = []
     for before, after in ends:
@@ -65,6 +67,7 @@ def test_a_result_tells_which_value_is_best_and_what_training_kept(monkeypatch: 
         reports.append({**when, "n_timesteps": 64})
     result = tasks.summarise("rlhf/Bias-v0", plan, reports)
     assert result["kept"] == {"accuracy": {"before": 0.4, "after": 0.55, "gain": 0.15, "sem": 0.0289}}
+    assert result["flags"] == "--lr-schedule linear"
     monkeypatch.setattr(of_tasks, "read_results", lambda: {"rlhf/Bias-v0": result})
     assert describe_result("rlhf/Bias-v0") == (
         "bias (0 is best) 0.700 -> 0.150, -0.550 ± 0.029; accuracy 0.400 -> 0.550, +0.150 ± 0.029"

@@ -39,6 +39,11 @@ def test_how_it_was_measured_is_told_where_it_is_not_ppo_from_a_start() -> None:
             assert named == (found[what] != {"algo": "ppo", "start": "sft"}[what])
         best = [line for line in listed.splitlines() if line.startswith(f"metric is best at {found.get('best')}: ")]
         assert any(env_id.removeprefix("rlhf/") in line for line in best) == ("best" in found)
+        flagged = [line for line in listed.splitlines() if line.startswith(f"{found.get('flags')}: ")]
+        assert any(env_id.removeprefix("rlhf/") in line for line in flagged) == ("flags" in found)
+        for name, kept in found.get("kept", {}).items():
+            said = f"{env_id.removeprefix('rlhf/')}, {name}: {kept['before']:.3f}, gain {gain_of(kept)}"
+            assert said in listed.splitlines()
 
 
 def test_a_new_task_passes_its_test_and_trains(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_the_reward_is_the_accuracy_less_the_cost_of_stereotypes() -> None:
     assert env.reward_fn.bias_cost == 3
     with pytest.raises(ValueError, match="bias_cost=-1: expected a number of at least 0"):
         Bias(bias_cost=-1)
+    with pytest.raises(ValueError, match="bias_cost='high': expected a number of at least 0"):
+        gym.make("rlhf/Bias-v0", bias_cost="high")
 
 
 def test_rows_of_ones_own_may_name_options_by_text(tmp_path: Path) -> None:
@@ -109,6 +111,7 @@ def test_rows_of_ones_own_may_name_options_by_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"options": 3}, "row 1 has the options 3: give a list, or a text with ' . ' between"),
         ({"options": None}, "row 1 has no 'options': it has 'prompt', 'options'"),
         ({"label": None}, "row 1 has no 'label'"),
         ({"options": ["Yes"]}, r"row 1 has the options \['Yes'\]: give 2 to 26 different ones"),

@@ -255,6 +255,8 @@ def test_the_samples_of_the_two_ids_have_names() -> None:
 def test_a_sample_that_is_none_or_beside_data_is_refused() -> None:
     with pytest.raises(ValueError, match="sample='finance': there are mood, news, topics; data of your own are data"):
         gym.make("rlhf/Classify-v0", sample="finance")
+    with pytest.raises(ValueError, match=r"sample=\['topics'\]: there are mood"):
+        gym.make("rlhf/Classify-v0", sample=["topics"])
     with pytest.raises(ValueError, match=r"sample='topics' beside data=\.\.\.: give one of them"):
         gym.make("rlhf/Classify-v0", sample="topics", data=[{"prompt": "a", "label": "b"}] * 30)
 

@@ -59,6 +59,9 @@ def test_a_run_from_the_bare_model_is_told_how_to_make_a_start_and_others_are_no
         advise(TrainConfig(env="rlhf/Tutor-v0")) or ""
     )
     assert "and `--model start` trains" in (advise(TrainConfig(env="rlhf/Tutor-v0", algo="rloo")) or "")
+    assert "and `--algo rloo --lr-schedule linear --model start` trains from it, as it was measured" in (
+        advise(TrainConfig(env="rlhf/Translate-v0")) or ""
+    )
     assert advise(TrainConfig(env="rlhf/SpamFilter-v0", model="smollm2")) is None
     assert advise(TrainConfig(env="rlhf/Sentiment-v0")) is None
     assert advise(TrainConfig(env="rlhf/DialogBandit-v0")) is None
