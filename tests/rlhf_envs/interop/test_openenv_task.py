@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -190,6 +192,21 @@ def test_what_the_server_refuses_is_told(piles: Served, base: str) -> None:
     env.reset(options={"index": 1})
     with pytest.raises(ReplyError, match=r"refuses the action .*nothing taken"):
         say(env, '{"move": "take", "amount": 0}')
+
+
+@pytest.mark.parametrize(("reward", "done"), [("much", False), (float("nan"), False), (1.0, "no"), ([1.0], True)])
+def test_a_reward_that_is_no_number_is_told(reward: Any, done: Any) -> None:
+    async def answer() -> Any:
+        return SimpleNamespace(observation={}, reward=reward, done=done)
+
+    with pytest.raises(ServerError, match=r"after the action a the reward is .*, not a finite number and a"):
+        asyncio.run(Sessions("http://127.0.0.1:9")._ask(answer(), "the action a"))
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(piles: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "LARGEST", 100)
+    with pytest.raises(ServerError, match="/schema answers with more than 100 bytes"):
+        Sessions(piles.url).get("/schema")
 
 
 def test_turns_that_end_in_one_step_take_turns_on_a_server_of_one_session(
