@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import http.client
 import itertools
 import json
 import logging
@@ -140,7 +141,7 @@ class Sessions:
                 return json.loads(text)
         except urllib.error.HTTPError as error:
             raise NoAnswerError(f"{request.full_url} answers {error.code}: is it an OpenEnv server?") from error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise ServerError(f"no OpenEnv server answers at base_url={self.base_url!r}: {error}") from error
         except (ValueError, RecursionError) as error:
             raise ServerError(f"{request.full_url} answers with something that is no JSON: {error}") from error
@@ -390,11 +391,18 @@ def check_url(base_url: Any) -> str:
     Raises:
         ValueError: it is no address such as "http://127.0.0.1:8000".
     """
-    parts = urlsplit(base_url) if isinstance(base_url, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(
-            f"base_url={base_url!r}: give the address of an OpenEnv server, such as 'http://127.0.0.1:8000'"
-        )
+    wrong = f"base_url={base_url!r}: give the address of an OpenEnv server, such as 'http://127.0.0.1:8000'"
+    if not isinstance(base_url, str) or any(not one.isprintable() or one.isspace() for one in base_url):
+        raise ValueError(wrong)
+    try:
+        parts = urlsplit(base_url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"{wrong} ({error})") from error
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("base_url: leave the user and the password out of the address; neither is sent")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(wrong)
     return str(base_url).rstrip("/")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -203,6 +205,22 @@ def test_a_reward_that_is_no_number_is_told(reward: Any, done: Any) -> None:
         asyncio.run(Sessions("http://127.0.0.1:9")._ask(answer(), "the action a"))
 
 
+def test_a_server_that_speaks_no_http_is_told() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ServerError, match=r"no OpenEnv server answers at base_url=.*SSH-2\.0"):
+            Sessions(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=10).get("/schema")
+
+
 def test_an_answer_without_end_is_not_read_to_its_end(piles: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "LARGEST", 100)
     with pytest.raises(ServerError, match="/schema answers with more than 100 bytes"):
@@ -234,6 +252,14 @@ def test_turns_that_end_in_one_step_take_turns_on_a_server_of_one_session(
         ({"base_url": None}, "rlhf/OpenEnv-v0 plays on a server: give its address, base_url="),
         ({"base_url": "localhost:8000"}, "base_url='localhost:8000': give the address of an OpenEnv server"),
         ({"base_url": "file:///etc/passwd"}, "base_url='file:///etc/passwd': give the address"),
+        (
+            {"base_url": "http://127.0.0.1:http"},
+            "base_url='http://127.0.0.1:http': give the address of an OpenEnv server",
+        ),
+        ({"base_url": "http://[::1"}, r"base_url='http://\[::1': give the address"),
+        ({"base_url": "http://local host"}, "base_url='http://local host': give the address"),
+        ({"base_url": "http://127.0.0.1/?a=1"}, r"base_url='http://127.0.0.1/\?a=1': give the address"),
+        ({"base_url": "http://me:secret@127.0.0.1"}, "^base_url: leave the user and the password out of the address"),
         ({"data": [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}]}, "row 0 has no column 'reset' with the arg"),
         ({"action": "text"}, r"action='text' is no field of text: the server's actions have move \(enum\), amount"),
         ({"observation": "board"}, "observation='board': the server's observations have pile"),
