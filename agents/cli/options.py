@@ -20,7 +20,9 @@ from pydantic.fields import FieldInfo
 from typer.core import TyperGroup
 
 from rlhf_envs.datasets.reading import BadRow, read_jsonl
+from rlhf_envs.dialogs import ReplyError
 from rlhf_envs.feedback.records import StoreError
+from rlhf_envs.interop.openenv.sessions import ServerError
 from rlhf_envs.models import NAMES
 from rlhf_envs.names import nearest
 from rlhf_envs.registration import text_environments
@@ -61,7 +63,7 @@ PANELS = {  # the boxes of --help, and the fields in each; all others are in "Op
 }
 USER_ERRORS = (
     *(ValueError, TypeError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError),
-    *(StoreError, RewardError, RunStopped),
+    *(StoreError, RewardError, ReplyError, ServerError, RunStopped),
 )
 
 
@@ -184,7 +186,7 @@ COMPLETIONS = {
 }
 
 
-FAILURES = (RunStopped, RewardError, FloatingPointError, MemoryError)  # that come while it runs
+FAILURES = (RunStopped, RewardError, ReplyError, FloatingPointError, MemoryError)  # that come while it runs
 
 
 @contextmanager

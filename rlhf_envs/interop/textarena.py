@@ -25,7 +25,9 @@ __all__ = ["ENV_ID", "TextArena", "games"]
 ENV_ID = "rlhf/TextArena-v0"
 SEEDS = {"train": 0, "validation": 1_000_000, "test": 2_000_000}  # the first game of each split
 # Games that ask nltk to download word lists, or a language model behind an API.
-ONLINE = re.compile(r"Codenames|DontSayIt|Hangman|LetterAuction|SpellingBee|Taboo|TwentyQuestions|Word|Debate|Scenario")
+ONLINE = re.compile(
+    r"Codenames|DontSayIt|GuessWho|Hangman|LetterAuction|SpellingBee|Taboo|TwentyQuestions|Word|Debate|Scenario"
+)
 
 
 def package() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +56,15 @@ class ActionForm:
             raise InvalidActionError(f"no JSON object. {self.hint}")
         try:
             action = json.loads(text[start : end + 1], parse_constant=_refuse_constant)
+            json.dumps(action, ensure_ascii=False, allow_nan=False).encode()  # not for 1e999 and half characters
         except (ValueError, RecursionError) as error:
             raise InvalidActionError(f"no valid JSON ({error}). {self.hint}"[:SHOWN]) from error
         from jsonschema import Draft202012Validator
+        from referencing import Registry
 
-        errors = sorted(
-            Draft202012Validator(dict(self.schema)).iter_errors(action), key=lambda one: [*map(str, one.path)]
-        )
+        known: Any = Registry()  # it fetches nothing, where the default one reads any file or address of a $ref
+        validator = Draft202012Validator(dict(self.schema), registry=known)
+        errors = sorted(validator.iter_errors(action), key=lambda one: [*map(str, one.path)])
         if errors:
             where = ".".join(map(str, errors[0].path))
             raise InvalidActionError(f"{where}{': ' if where else ''}{errors[0].message}. {self.hint}"[:SHOWN])
@@ -105,8 +107,9 @@ def choose_action(schema: Mapping[str, Any], action: str | None) -> ActionForm:
         action: the field that takes the text, or "json".
 
     Raises:
-        ValueError: there is no such field, or no text can fill the schema. The message says what to give.
+        ValueError: there is no such field, no text can fill the schema, or it is none. The message says what to give.
     """
+    _check_schema(schema, "actions")
     fields, required = _fields(schema), [name for name in schema.get("required", ()) if name not in UNREAD]
     texts = [name for name, field in fields.items() if _kind(field, schema) == "string"]
     listed = ", ".join(f"{name} ({_kind(field, schema)})" for name, field in fields.items()) or "no field"
@@ -125,7 +128,7 @@ def choose_action(schema: Mapping[str, Any], action: str | None) -> ActionForm:
         return ActionForm(required[0], schema)
     if not required and len(fields) == 1 and texts:
         return ActionForm(texts[0], schema)
-    wrong = [name for name in required if _kind(fields[name], schema) not in (*SCALARS, "enum")]
+    wrong = [name for name in required if _kind(fields.get(name, {}), schema) not in (*SCALARS, "enum")]
     if wrong or len(fields) < 2:
         raise ValueError(
             f"the server's actions are no text: they have {listed}. Give action='json' if the agent is to write the "
@@ -140,8 +143,9 @@ def choose_observation(schema: Mapping[str, Any], observation: str | None) -> Ob
     By default it is the only string, or the only required string; else all fields as JSON.
 
     Raises:
-        ValueError: there is no such field.
+        ValueError: there is no such field, or the schema is none.
     """
+    _check_schema(schema, "observations")
     fields = _fields(schema)
     if observation == JSON:
         return ObservationForm(None)
@@ -157,6 +161,44 @@ def choose_observation(schema: Mapping[str, Any], observation: str | None) -> Ob
     return ObservationForm(one[0] if len(one) == 1 else None)
 
 
+def _check_schema(schema: Any, of: str) -> None:
+    """Check that a server's answer is a JSON schema, whole in itself.
+
+    Raises:
+        ValueError: it is none, or a `$ref` points to something that is not in it, such as a file or an address.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    if not isinstance(schema, Mapping):
+        raise ValueError(f"the server's schema of {of} is {schema!r:.100}, no object")
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(
+            f"the server's schema of {of} is no JSON schema: {error.json_path}: {error.message}"
+        ) from error
+    known: Any = Registry()
+    resolver = known.resolver_with_root(Resource.from_contents(schema, default_specification=DRAFT202012))
+    for ref in _refs(schema):
+        try:
+            resolver.lookup(ref)
+        except Unresolvable as error:
+            raise ValueError(f"the server's schema of {of} points to {ref!r}, which is not in it") from error
+
+
+def _refs(value: Any) -> Iterator[str]:
+    """Yield what a schema refers to, at any depth."""
+    if isinstance(value, Mapping):
+        yield from (ref for name, ref in value.items() if name in ("$ref", "$dynamicRef") and isinstance(ref, str))
+    if isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _refs(one)
+
+
 def _fields(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a model's schema, without those that every model of OpenEnv has."""
     return {name: field for name, field in schema.get("properties", {}).items() if name not in UNREAD}
@@ -164,6 +206,8 @@ def _fields(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def _kind(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """Return the type of a field: one of JSON's, "enum", or "any"."""
+    if not isinstance(field, Mapping):  # a schema may be True
+        return "any"
     if "$ref" in field:
         field = schema.get("$defs", {}).get(str(field["$ref"]).rpartition("/")[2], {})
     if "enum" in field or "const" in field:
@@ -171,7 +215,9 @@ def _kind(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     if "anyOf" in field:
         kinds = {_kind(one, schema) for one in field["anyOf"]} - {"null"}
         return kinds.pop() if len(kinds) == 1 else "any"
-    return str(field.get("type", "any"))
+    kind = field.get("type", "any")
+    kinds = {*kind} - {"null"} if isinstance(kind, list) else {kind}
+    return str(kinds.pop()) if len(kinds) == 1 else "any"
 
 
 def _refuse_constant(name: str) -> float:

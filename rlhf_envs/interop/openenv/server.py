@@ -243,7 +243,7 @@ def create_app(
     *,
     split: str = "train",
     max_sessions: int = 64,
-    session_timeout: float | None = None,
+    session_timeout: float | None = 600.0,
     **env_kwargs: Any,
 ) -> FastAPI:
     """Return the app that serves an environment; `app.state.place` is what its sessions share.
@@ -252,7 +252,8 @@ def create_app(
         env_id: a registered id.
         split: the split of episodes that name none.
         max_sessions: how many sessions may be open at once.
-        session_timeout: seconds after which a session without requests is closed, of those without a WebSocket.
+        session_timeout: seconds without a request after which a session no longer counts; None for no end. A client
+            that is still connected plays on. Sessions begun over `/mcp` have no connection that could end them.
         **env_kwargs: further arguments of the environment.
 
     Raises:

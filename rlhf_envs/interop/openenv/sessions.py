@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import http.client
 import itertools
 import json
 import logging
+import math
 import threading
 import urllib.error
 import urllib.request
@@ -25,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 CLOSING = 5.0  # seconds that the connections may take to close
 PAUSE = 0.5  # seconds before the first try to connect again; they double
+LARGEST = 100 * 2**20  # bytes of an answer, as many as OpenEnv's client reads over the WebSocket
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEYS = itertools.count()  # of episodes, in this process
 T = TypeVar("T")
@@ -133,12 +136,14 @@ class Sessions:
         handlers = [urllib.request.ProxyHandler({})] if urlsplit(self.base_url).hostname in LOOPBACK else []
         try:
             with urllib.request.build_opener(*handlers).open(request, timeout=self.timeout) as answer:
-                return json.load(answer)
+                if len(text := answer.read(LARGEST + 1)) > LARGEST:
+                    raise ServerError(f"{request.full_url} answers with more than {LARGEST:,} bytes")
+                return json.loads(text)
         except urllib.error.HTTPError as error:
             raise NoAnswerError(f"{request.full_url} answers {error.code}: is it an OpenEnv server?") from error
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise ServerError(f"no OpenEnv server answers at base_url={self.base_url!r}: {error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ServerError(f"{request.full_url} answers with something that is no JSON: {error}") from error
 
     def key(self, episode: object) -> SessionKey:
@@ -304,7 +309,13 @@ class Sessions:
             raise ServerError(f"{self.base_url} refuses {what}: {error}") from error
         if not isinstance(found.observation, Mapping):
             raise ServerError(f"{self.base_url}: an observation is {found.observation!r:.100}, no object")
-        return Result(found.observation, float(found.reward or 0.0), bool(found.done))
+        reward = 0.0 if found.reward is None else found.reward
+        if not isinstance(reward, int | float) or not math.isfinite(reward) or not isinstance(found.done, bool):
+            raise ServerError(
+                f"{self.base_url}: after {what} the reward is {found.reward!s:.100} and done is {found.done!s:.100}, "
+                "not a finite number and a truth value"
+            )
+        return Result(found.observation, float(reward), found.done)
 
     def _free(self) -> None:
         """Take back the sessions of episodes that are gone."""
@@ -380,11 +391,18 @@ def check_url(base_url: Any) -> str:
     Raises:
         ValueError: it is no address such as "http://127.0.0.1:8000".
     """
-    parts = urlsplit(base_url) if isinstance(base_url, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(
-            f"base_url={base_url!r}: give the address of an OpenEnv server, such as 'http://127.0.0.1:8000'"
-        )
+    wrong = f"base_url={base_url!r}: give the address of an OpenEnv server, such as 'http://127.0.0.1:8000'"
+    if not isinstance(base_url, str) or any(not one.isprintable() or one.isspace() for one in base_url):
+        raise ValueError(wrong)
+    try:
+        parts = urlsplit(base_url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"{wrong} ({error})") from error
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("base_url: leave the user and the password out of the address; neither is sent")
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(wrong)
     return str(base_url).rstrip("/")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlhf_envs.datasets import SPLITS, MissingSplitError, check_split
 from rlhf_envs.dialogs import Dialog, Reply
+from rlhf_envs.interop.openenv.library import import_openenv
 from rlhf_envs.interop.openenv.schema import (
     ActionForm,
     InvalidActionError,
@@ -132,6 +133,7 @@ class OpenEnv(Task):
     def forms(self) -> tuple[ActionForm, ObservationForm]:
         """Return how texts become actions, and observations texts, by the server's schemas."""
         if self._forms is None:
+            import_openenv("core.generic_client")  # says what to install
             schemas = self.sessions.get("/schema")
             if not isinstance(schemas, Mapping) or not {"action", "observation"} <= schemas.keys():
                 raise ServerError(f"{self.base_url}/schema has no schemas of actions and observations")

@@ -44,3 +44,10 @@ def test_the_command_of_the_guide_trains(tmp_path: Path, monkeypatch: pytest.Mon
         flags += ["--eval-freq", "0", "--test-episodes", "2", "-params", "n_steps:8", "-params", "batch_size:16"]
         done = rlhf("train", *flags, "--train", "head", "--no-progress")
         assert done.exit_code == 0, done.output
+
+
+def test_an_address_without_a_server_ends_the_command_in_one_line(tmp_path: Path) -> None:
+    flags = ["--env-kwargs", "base_url:http://127.0.0.1:9", "-f", str(tmp_path / "logs")]
+    done = rlhf("train", "--env", "rlhf/OpenEnv-v0", *flags)
+    assert done.exit_code == 2 and not isinstance(done.exception, RuntimeError)
+    assert done.output.startswith("rlhf: no OpenEnv server answers at base_url='http://127.0.0.1:9'"), done.output

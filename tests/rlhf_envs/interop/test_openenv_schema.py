@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf_envs.interop.openenv.schema import InvalidActionError, choose_action, choose_observation
+from rlhf_envs.interop.openenv.schema import ActionForm, InvalidActionError, choose_action, choose_observation
+
+pytest.importorskip("jsonschema", reason="needs the extra openenv")
+
+from referencing.exceptions import Unresolvable
 
 TEXT = {"type": "string"}
 METADATA = {"metadata": {"type": "object"}}
@@ -51,6 +56,8 @@ def test_several_fields_are_written_as_json_which_the_hint_explains() -> None:
         ("", "no JSON object"),
         ('{"move": raise}', "no valid JSON"),
         ('{"move": "raise", "amount": NaN}', "NaN is no number"),
+        ('{"move": "raise", "amount": 1e999}', "no valid JSON"),
+        ('{"move": "raise", "amount": 3, "note": "\\ud800"}', "no valid JSON"),
         ("{" * 5000 + "}", "no valid JSON"),
         ('{"move": "fold", "amount": 1}', "move: 'fold' is not one of"),
         ('{"move": "call"}', "'amount' is a required property"),
@@ -59,7 +66,6 @@ def test_several_fields_are_written_as_json_which_the_hint_explains() -> None:
     ],
 )
 def test_a_text_that_is_no_action_is_told_what_is_wrong(text: str, message: str) -> None:
-    pytest.importorskip("jsonschema")
     with pytest.raises(InvalidActionError, match=message) as found:
         choose_action(MOVE, None).encode(text)
     assert len(str(found.value)) <= 300
@@ -79,6 +85,40 @@ def test_a_schema_that_is_no_text_is_refused_by_name(given: dict[str, Any], acti
     with pytest.raises(ValueError, match=message):
         choose_action(given, action)
     choose_action(given, "json")
+
+
+@pytest.mark.parametrize("choose", [choose_action, choose_observation])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], r"is \[\], no object"),
+        ({"properties": [1]}, r"is no JSON schema: \$\.properties: \[1\] is not of type 'object'"),
+        (schema("a", a={"type": "text"}), r"no JSON schema: \$\.properties\.a\.type: 'text' is not valid"),
+        (schema("a", a={"$ref": "#/$defs/None"}), r"points to '#/\$defs/None', which is not in it"),
+        (schema("a", a={"allOf": [{"$ref": "http://127.0.0.1:9/a"}]}), "points to 'http://127.0.0.1:9/a', which is"),
+    ],
+)
+def test_what_is_no_schema_or_leads_elsewhere_is_refused(choose: Any, given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose(given, "json")
+
+
+def test_a_servers_schema_reads_no_file_of_this_machine(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_text('{"type": "number"}', encoding="utf-8")
+    given = schema("a b", a={"$ref": kept.as_uri()}, b=TEXT)
+    with pytest.raises(ValueError, match=r"points to 'file:.*kept\.json', which is not in it"):
+        choose_action(given, "json")
+    with pytest.raises(Unresolvable):
+        ActionForm(None, given).encode('{"a": 1, "b": "x"}')
+
+
+def test_fields_of_several_types_and_of_any_are_told_apart() -> None:
+    form = choose_action(schema("a b", a={"type": ["string", "null"]}, b=TEXT, c=True), None)
+    assert form.hint == 'Answer with a JSON object: {"a": string, "b": string, "c": any (optional)}'
+    assert choose_action({"properties": {"a": TEXT}, "required": ["a", "z"]}, "json").encode('{"a": "x", "z": 1}')
+    with pytest.raises(ValueError, match="no text: they have a"):
+        choose_action({"properties": {"a": TEXT}, "required": ["z"]}, None)
 
 
 def test_an_observation_is_its_one_text_or_json() -> None:

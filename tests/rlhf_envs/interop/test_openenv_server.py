@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -225,6 +227,22 @@ def test_one_session_too_many_and_a_session_that_is_not_there_are_refused(words:
     lost._ws_url += "?session_id=none"
     with lost.sync() as other, pytest.raises(RuntimeError, match="Unknown session_id: none"):
         other.reset()
+
+
+def test_sessions_that_nobody_ends_make_room_and_a_client_that_waits_plays_on() -> None:
+    """OpenEnv looks for them every 5 seconds, or four times in the time allowed."""
+    begin = {"jsonrpc": "2.0", "id": 1, "method": "openenv/session/create", "params": {}}
+    app = create_app("rlhf/TokenBandit-v0", max_sessions=2, session_timeout=0.5)
+    with served(app) as server, client(server) as waiting:
+        waiting.reset(seed=0)
+        assert "session_id" in requests.post(f"{server.url}/mcp", json=begin).json()["result"]
+        with pytest.raises(RuntimeError, match="at capacity: 2/2"), client(server) as full:
+            full.reset(seed=0)
+        time.sleep(7)
+        with client(server) as later:
+            assert later.reset(seed=0).observation["text"]
+        assert waiting.step({"message": ""}).done
+    assert inspect.signature(create_app).parameters["session_timeout"].default
 
 
 def test_a_reward_that_fails_is_told_and_the_session_goes_on() -> None:

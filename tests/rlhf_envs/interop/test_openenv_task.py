@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -192,6 +196,37 @@ def test_what_the_server_refuses_is_told(piles: Served, base: str) -> None:
         say(env, '{"move": "take", "amount": 0}')
 
 
+@pytest.mark.parametrize(("reward", "done"), [("much", False), (float("nan"), False), (1.0, "no"), ([1.0], True)])
+def test_a_reward_that_is_no_number_is_told(reward: Any, done: Any) -> None:
+    async def answer() -> Any:
+        return SimpleNamespace(observation={}, reward=reward, done=done)
+
+    with pytest.raises(ServerError, match=r"after the action a the reward is .*, not a finite number and a"):
+        asyncio.run(Sessions("http://127.0.0.1:9")._ask(answer(), "the action a"))
+
+
+def test_a_server_that_speaks_no_http_is_told() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ServerError, match=r"no OpenEnv server answers at base_url=.*SSH-2\.0"):
+            Sessions(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=10).get("/schema")
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(piles: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "LARGEST", 100)
+    with pytest.raises(ServerError, match="/schema answers with more than 100 bytes"):
+        Sessions(piles.url).get("/schema")
+
+
 def test_turns_that_end_in_one_step_take_turns_on_a_server_of_one_session(
     base: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +252,14 @@ def test_turns_that_end_in_one_step_take_turns_on_a_server_of_one_session(
         ({"base_url": None}, "rlhf/OpenEnv-v0 plays on a server: give its address, base_url="),
         ({"base_url": "localhost:8000"}, "base_url='localhost:8000': give the address of an OpenEnv server"),
         ({"base_url": "file:///etc/passwd"}, "base_url='file:///etc/passwd': give the address"),
+        (
+            {"base_url": "http://127.0.0.1:http"},
+            "base_url='http://127.0.0.1:http': give the address of an OpenEnv server",
+        ),
+        ({"base_url": "http://[::1"}, r"base_url='http://\[::1': give the address"),
+        ({"base_url": "http://local host"}, "base_url='http://local host': give the address"),
+        ({"base_url": "http://127.0.0.1/?a=1"}, r"base_url='http://127.0.0.1/\?a=1': give the address"),
+        ({"base_url": "http://me:secret@127.0.0.1"}, "^base_url: leave the user and the password out of the address"),
         ({"data": [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}]}, "row 0 has no column 'reset' with the arg"),
         ({"action": "text"}, r"action='text' is no field of text: the server's actions have move \(enum\), amount"),
         ({"observation": "board"}, "observation='board': the server's observations have pile"),

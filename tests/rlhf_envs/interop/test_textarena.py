@@ -110,6 +110,7 @@ def test_games_that_cannot_be_played_are_refused_by_name(arena: Any) -> None:
     for game, words in {
         "Nim-v0": "several players",
         "Wordle-v0": "needs a download",
+        "GuessWho-v0": "needs a download or an API",
         "GuesTheNumber-v0": "did you mean 'GuessTheNumber-v0'",
     }.items():
         with pytest.raises(ValueError, match=f"game='{game}'.*{words}"):
