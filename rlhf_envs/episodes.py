@@ -299,14 +299,22 @@ class EpisodeBatch(Contexts):
             getattr(self, name)[...] = state[name]
         for row in range(len(self.index)):
             self._show_picture(row)
-        set_reward_state(self.reward_fn, state.get("reward", {}))  # bundles of older releases have none
+        self.set_learned(state)
         self.sampler.set_state(state.get("group", (1, 0, 0)))
-        if self.sampler.tasks is not None:
-            self.sampler.tasks.set_state(state["tasks"])
         if self.dialogs is not None:
             if "dialogs" not in state:
                 raise ValueError("the state has no dialogs, as those of older releases: reset the environment instead")
             self.dialogs.set_state(state["dialogs"], self.rows)
+
+    def set_learned(self, state: Mapping[str, Any]) -> None:
+        """Take from a state of `get_state`, of any number of rows, what rewards and weights of tasks have learned.
+
+        Raises:
+            ValueError: the state belongs to other tasks or levels.
+        """
+        set_reward_state(self.reward_fn, state.get("reward", {}))  # bundles of older releases have none
+        if self.sampler.tasks is not None:
+            self.sampler.tasks.set_state(state.get("tasks", {}))
 
     def _append_replies(self, rows: np.ndarray, rewards: np.ndarray) -> dict[int, str]:
         """Append the task's replies to rows whose turn has ended, and write the turns' rewards into `rewards` (n,).

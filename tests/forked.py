@@ -10,6 +10,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,19 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def on_ranks(function: Callable[..., Any], *args: Any, n: int = 2, failing: bool = False) -> list[Any]:
+def on_ranks(
+    function: Callable[..., Any], *args: Any, n: int = 2, failing: bool = False, joining: bool = True
+) -> list[Any]:
     """Call `function(*args)` in n ranks, and return what each returned.
 
     With `failing` what a rank raised is returned as a text, and the exit code of a rank that returned nothing. Without,
-    both are errors.
+    both are errors. Without `joining` the function joins the ranks itself.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as name:
         folder, started = Path(name), multiprocessing.get_context("fork")
-        processes = [started.Process(target=_be, args=(folder, port, rank, n, function, args)) for rank in range(n)]
+        given = (n, function, args, joining)
+        processes = [started.Process(target=_be, args=(folder, port, rank, *given)) for rank in range(n)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which wait for work here
             for process in processes:
@@ -59,13 +63,15 @@ def _result(file: Path, code: int | None, failing: bool, rank: int) -> Any:
     return result
 
 
-def _be(folder: Path, port: int, rank: int, n: int, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _be(
+    folder: Path, port: int, rank: int, n: int, function: Callable[..., Any], args: tuple[Any, ...], joining: bool
+) -> None:
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(n)}
     torch.set_num_threads(1)
     try:
-        with joined():
-            assert (ranks.rank(), ranks.size()) == (rank, n)
+        with joined() if joining else nullcontext():
+            assert not joining or (ranks.rank(), ranks.size()) == (rank, n)
             result = (False, function(*args), "")
     except BaseException as error:
         result = (True, f"{type(error).__name__}: {error}", traceback.format_exc())

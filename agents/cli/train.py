@@ -72,7 +72,7 @@ def train(flags: TrainFlags) -> None:
     if flags.dry_run:
         console.print(tables.make_table(("", ""), dry_run.describe_run(config), left=2))
         return
-    with group.joined() if is_rank() else nullcontext():
+    with group.taking_part() if is_rank() else nullcontext():
         if flags.resume is not None:
             config = TrainConfig.of_folder(flags.resume, config)
             if resume.is_finished(flags.resume, config):

@@ -197,6 +197,14 @@ class TextVecEnv(VecEnv):
             self.score, self.score_batch = state["score"], state["score_batch"]
         self.is_collected, self.n_left = state.get("is_collected"), 0
 
+    def set_learned(self, state: Mapping[str, Any]) -> None:
+        """Take what rewards, mixtures and curricula have learned from a state of `get_state`, of any number of rows.
+
+        Raises:
+            ValueError: the state belongs to other tasks or levels.
+        """
+        self.env.episodes.set_learned(state["env"]["episodes"])
+
     def close(self) -> None:
         """Close the environment."""
         self.env.close()

@@ -286,6 +286,11 @@ def _continue_episodes(agent: Any, saved: Mapping[str, Any]) -> None:
     elif observations is not None:
         logger.warning("the environment does not go on where it was (%s rows then, %s now)", rows, env.num_envs)
         agent._last_obs = None
+        if saved["env_state"] is not None and hasattr(env, "set_learned"):  # a constraint's price, a curriculum's level
+            try:
+                env.set_learned(saved["env_state"])
+            except ValueError as error:  # it is of other tasks, where agents may go on too
+                logger.warning("its mixture or curriculum begins anew: %s", error)
     score_by_rollout(env)  # unless the state said otherwise
 
 

@@ -17,8 +17,9 @@ import torch
 import torch.distributed as dist
 
 from ..core import ranks
+from ..training.errors import RunStopped
 
-__all__ = ["is_first", "joined"]
+__all__ = ["is_first", "joined", "taking_part"]
 
 PATIENCE = timedelta(hours=2)  # for which ranks wait for another one, such as for the first one's evaluations
 ANSWER_SECONDS = 5.0  # in which it shows which rank is lost
@@ -58,6 +59,20 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[None]:
             dist.destroy_process_group()
 
 
+@contextmanager
+def taking_part() -> Iterator[None]:
+    """Be a rank of `rlhf train`, as with `joined`, also while a run is prepared.
+
+    Raises:
+        RunStopped: another rank no longer answers.
+    """
+    try:
+        with joined():
+            yield
+    except ranks.RankLost as error:
+        raise RunStopped(f"rank {os.environ['RANK']} stopped: {error}") from error
+
+
 def is_first() -> bool:
     """Return whether this is the process that writes, prints and evaluates."""
     return ranks.first()
@@ -83,7 +98,7 @@ def _explain_start(error: Exception) -> str:
 
 
 def _find_lost(store: Any, me: int, n: int) -> str:
-    """Return, for a message, which ranks have failed or no longer answer; "" if it cannot be known."""
+    """Return, for a message, which ranks have failed or no longer answer; "" if all seem to be there."""
     others, deadline = [rank for rank in range(n) if rank != me], time.monotonic() + ANSWER_SECONDS
     try:
         store.set(f"rlhf-here/{me}", "")
@@ -101,8 +116,9 @@ def _find_lost(store: Any, me: int, n: int) -> str:
             unknown = [rank for rank in others if _is_alive(places[rank]) is None]
             found = {rank: "does not answer" for rank in unknown if not store.check([f"rlhf-here/{rank}"])}
         return "; ".join(f"rank {rank} of {n} (process {places[rank]}) {what}" for rank, what in found.items())
-    except RuntimeError:  # the store is gone with the rank or the launcher that had it
-        return ""
+    except RuntimeError:  # the store is gone with the process that had it
+        address, port = (os.environ.get(name) for name in ("MASTER_ADDR", "MASTER_PORT"))
+        return f"rank 0 of {n}, or its launcher, has ended: {address}:{port} no longer answers"
 
 
 def _is_alive(place: str) -> bool | None:

@@ -59,8 +59,16 @@ def launch(n: int, arguments: Sequence[str]) -> None:
 
 
 def _explain(failures: dict[int, Any], n: int) -> str:
-    """Return which rank failed first, and how. One that was killed comes before those that failed because of it."""
-    rank, failure = min(failures.items(), key=lambda one: (one[1].exitcode >= 0, one[1].timestamp))
+    """Return which rank failed first, and how.
+
+    One that was killed comes before those that failed because of it. SIGTERM is what the launcher ends the others with.
+    """
+
+    def order(one: tuple[int, Any]) -> tuple[int, float]:
+        code = one[1].exitcode
+        return 2 if code == -signal.SIGTERM else int(code >= 0), one[1].timestamp
+
+    rank, failure = min(failures.items(), key=order)
     code = failure.exitcode
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with the exit code {code}, see above"
     others = "the others were ended too" if n > 2 else "the other was ended too"

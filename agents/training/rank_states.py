@@ -24,7 +24,7 @@ __all__ = ["RankStates", "check_alike", "check_ranks", "envs_per_rank"]
 logger = logging.getLogger(__name__)
 
 # Settings that may differ from rank to rank: where and how loudly a run is written, and the machine.
-FREE = {"log_folder", "run_name", "verbose", "progress", "threads", "device", "wandb"}
+FREE = {"log_folder", "run_name", "verbose", "progress", "threads", "device", "wandb", "tracker", "project"}
 
 
 def envs_per_rank(n_envs: int) -> int:
@@ -105,7 +105,8 @@ class RankStates(BaseCallback):
     Put it before `CheckpointCallback`, and among the callbacks whose state that saves. A run that goes on with as many
     ranks does so exactly. With another number of ranks, environments begin new episodes, parts of episodes and groups
     that wait for their other completions are dropped, and generators are seeded anew; the log says so. Weights, the
-    optimizer, counters, the KL coefficient and what callbacks keep go on in both cases.
+    optimizer, counters, the KL coefficient and what callbacks keep go on in both cases. So does what rewards and
+    curricula have learned: of each rank, or of the first one if their number is another.
 
     Raises:
         RuntimeError: at the end of training, the ranks' weights are not the same.

@@ -25,7 +25,10 @@ import agents
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
 from agents.evaluation.source import Source
 from agents.saving.environment import remake_env
+from rlhf_envs.curriculum import Curriculum
 from rlhf_envs.files import BundleError
+from rlhf_envs.rewards import Constrained, Whitened
+from rlhf_envs.rewards.state import get_reward_state
 
 ID = "rlhf/IncreasingNumbers-v0"
 ROLLOUT = 4 * 7  # tokens; episodes have 10, so that some go on at every boundary
@@ -334,6 +337,28 @@ def test_other_rows_begin_new_episodes_and_say_so(bundle: Path, caplog: pytest.L
     loaded = agents.load(bundle, make_vec_env(ID, 2, seed=0))
     assert "4 rows then, 2 now" in caplog.text
     assert loaded.learn(14, reset_num_timesteps=False).num_timesteps == ROLLOUT + 14
+
+
+def test_other_rows_go_on_with_what_rewards_and_curricula_have_learned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def env(n: int, levels: int = 3) -> Any:
+        made = make_vec_env(ID, n, seed=0, reward_fn=Constrained(Whitened("increasing-numbers"), "repetition", 0.1))
+        made.env.episodes.sampler.tasks = Curriculum([k % levels for k in range(len(made.env.episodes.rows))])
+        return made
+
+    before = env(4)
+    agent = build(stable_baselines3.PPO, before)
+    agent.learn(ROLLOUT)
+    before.env.reward_fn.multiplier, before.env.episodes.sampler.tasks.opened = 3.0, 2
+    agents.save(agent, tmp_path / "agent")
+    after = env(2)
+    agents.load(tmp_path / "agent", after)
+    assert after.env.episodes.sampler.tasks.level == 1
+    assert after.env.reward_fn.multiplier == 3.0
+    assert get_reward_state(after.env.reward_fn) == get_reward_state(before.env.reward_fn)
+    agents.load(tmp_path / "agent", env(2, levels=2))
+    assert "its mixture or curriculum begins anew: the state is of the tasks 0, 1, 2" in caplog.text
 
 
 def test_another_environment_is_refused(bundle: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from agents.scale.launch import _explain
 
 ROOT = Path(__file__).parents[3]
 REWARD = """
@@ -70,3 +74,17 @@ def test_mistakes_are_told_once_and_before_ranks_start(tmp_path: Path) -> None:
     done = rlhf(tmp_path, *COMMAND, "--algo", "ppoo")
     assert done.returncode == 2
     assert done.stderr.count("unknown algorithm") == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ((1, -signal.SIGTERM), "rank 0 of 2 (process 70) ended with the exit code 1, see above; "),
+        ((-signal.SIGTERM, 2), "rank 1 of 2 (process 71) ended with the exit code 2, see above; "),
+        ((1, -signal.SIGKILL), "rank 1 of 2 (process 71) was killed by SIGKILL; "),
+        ((-signal.SIGTERM, -signal.SIGKILL), "rank 1 of 2 (process 71) was killed by SIGKILL; "),
+    ],
+)
+def test_a_rank_that_the_launcher_ended_is_not_named_as_the_one_that_failed(codes: tuple[int, int], said: str) -> None:
+    failures = {rank: SimpleNamespace(exitcode=code, pid=70 + rank, timestamp=0) for rank, code in enumerate(codes)}
+    assert _explain(failures, 2) == said + "the other was ended too"

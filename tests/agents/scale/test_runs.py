@@ -15,7 +15,7 @@ import pytest
 
 from agents.core import ranks
 from agents.scale.follower import follow
-from agents.scale.group import joined
+from agents.scale.group import joined, taking_part
 from agents.training.config import TrainConfig
 from agents.training.resume import prepare_resumed
 from agents.training.run import prepare, train
@@ -151,6 +151,23 @@ def test_ranks_say_which_other_rank_was_killed_or_failed_and_by_what(tmp_path: P
     settings = config(tmp_path / "failed", env_kwargs={"reward_retries": 0})
     for message in on_ranks(run_with, settings, 1, 2, fail, failing=True):
         assert "rank 1" in message and "the disk of this machine is full" in message, message
+
+
+def lose_while_preparing() -> None:
+    with taking_part():
+        if ranks.rank() == 1:
+            kill()
+        ranks.everywhere("ready")
+
+
+def test_a_rank_lost_while_a_run_is_prepared_ends_it_in_one_line_and_the_first_one_is_named_too(tmp_path: Path) -> None:
+    message, code = on_ranks(lose_while_preparing, failing=True, joining=False)
+    assert code == -signal.SIGKILL
+    assert message.startswith("RunStopped: rank 0 stopped: rank 1 of 2 (process "), message
+    _, message = on_ranks(run_with, config(tmp_path), 0, 2, kill, failing=True)  # it has the store
+    assert message.startswith("RunStopped: rank 1 stopped: rank 0 of 2, or its launcher, has ended: 127.0.0.1:"), (
+        message
+    )
 
 
 def stop() -> None:
