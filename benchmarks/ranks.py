@@ -5,7 +5,8 @@
 Each number of ranks trains SmolLM2 with LoRA and stock PPO on film reviews: the same environments, tokens and
 minibatches in all, shared by the ranks. The numbers of ranks take turns. The first rollout with its update is not
 timed. Tokens per second are by the clock; the seconds that the processes worked are printed too, for a machine that
-others use, and the load (of one minute) when each began.
+others use, and the load (of one minute) when each began. Of several ranks the first says which share of the time it
+waited for the others, and which it took to hand numbers over.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 __all__ = ["main"]
 
@@ -37,13 +39,34 @@ def train(model: str, n_envs: int, rollouts: int, new_tokens: int) -> dict[str, 
         batch = n_envs * new_tokens // 2
         agent = agents.make("ppo", env, seed=0, train="lora", n_steps=new_tokens, batch_size=batch, n_epochs=2)
         agent.learn(1)
+        spent = _time_collectives() if is_rank() else {}
         before, begin, worked = agent.num_timesteps, time.perf_counter(), _worked()
         agent.learn(rollouts * n_envs * new_tokens, reset_num_timesteps=False)
         return {
             "tokens": agent.num_timesteps - before,
             "seconds": time.perf_counter() - begin,
             "worked": _worked() - worked,
-        }
+        } | spent
+
+
+def _time_collectives() -> dict[str, float]:
+    """Return the seconds that this rank waits for others and hands numbers over; they grow from now on."""
+    import torch.distributed as dist
+
+    from agents.core import ranks
+
+    spent, collective = {"waited": 0.0, "transferred": 0.0}, ranks._collective
+
+    def timed(*arguments: Any, **options: Any) -> None:
+        begin = time.perf_counter()
+        dist.barrier()
+        met = time.perf_counter()
+        collective(*arguments, **options)
+        spent["waited"] += met - begin
+        spent["transferred"] += time.perf_counter() - met
+
+    ranks._collective = timed
+    return spent
 
 
 def _worked() -> float:
@@ -89,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = _measure(ranks, options)
             speeds[ranks].append(found["speed"])
             took = f"{found['tokens']:.0f} tokens in {found['seconds']:.1f} s, {found['worked']:.1f} s of CPU"
-            print(f"{ranks} ranks: {found['speed']:.1f} tokens/s, {took}, load {found['load']:.1f}", flush=True)
+            shares = {name: found[name] / found["seconds"] for name in ("waited", "transferred") if name in found}
+            told = "".join(f", {name} {share:.1%}" for name, share in shares.items())
+            print(f"{ranks} ranks: {found['speed']:.1f} tokens/s, {took}{told}, load {found['load']:.1f}", flush=True)
     medians = {ranks: statistics.median(found) for ranks, found in speeds.items()}
     for ranks, speed in medians.items():
         print(f"{ranks} ranks: median {speed:.1f} tokens/s, {speed / medians[options.ranks[0]]:.2f} times the first")

@@ -190,9 +190,8 @@ class TaskReward:
             )
         if not hasattr(columns[carried], "tolist"):
             return list(columns[carried])
-        numbers: list[Any] = columns[
-            carried
-        ].tolist()  # TRL's Online DPO makes a tensor of them, and repeats lists alone
+        numbers: list[Any] = columns[carried].tolist()
+        # TRL's Online DPO repeats lists alone for its second completions.
         return numbers * (n // len(numbers))
 
     def _read_ids(

@@ -29,7 +29,10 @@ FILES = {
 }
 COME_WITH_CORE = {"jinja2", "pygments"}  # with torch and rich
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
-NEEDS = {"rlhf/Translate-v0": "pip install 'rlhf-envs[translate]'", "rlhf/OpenEnv-v0": "base_url='http://"}
+NEEDS = {
+    "rlhf/Translate-v0": "pip install 'rlhf-envs[translate]'",
+    "rlhf/OpenEnv-v0": "pip install 'rlhf-envs[openenv]'",
+}
 PLAY = """
 import json, sys
 from importlib.machinery import PathFinder
