@@ -8,12 +8,12 @@ import pytest
 
 from agents.training.run import train
 from tests.agents.training.runs import config, rlhf, train_until_killed
-from tests.rlhf_envs.interop.serving import served
+from tests.rlhf_envs.interop.openenv.serving import served
 from tests.rlhf_envs.small_models import byte_level, save_model
 
 pytest.importorskip("openenv", reason="needs the extra openenv")
 
-from tests.rlhf_envs.interop.openenv_servers import echo_app
+from tests.rlhf_envs.interop.openenv.servers import echo_app
 
 pytestmark = [pytest.mark.usefixtures("_no_pictures"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 

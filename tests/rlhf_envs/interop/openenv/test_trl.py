@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlhf_envs.tokens import encode_after
-from tests.rlhf_envs.interop.serving import served
+from tests.rlhf_envs.interop.openenv.serving import served
 from tests.rlhf_envs.small_models import byte_level, save_model
 
 pytest.importorskip("openenv", reason="needs the extra openenv")

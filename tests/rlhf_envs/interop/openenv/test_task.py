@@ -19,7 +19,7 @@ import pytest
 from rlhf_envs.dialogs import ReplyError
 from rlhf_envs.testing import check_text_env
 from rlhf_envs.tokens import encode_after
-from tests.rlhf_envs.interop.serving import Served, served
+from tests.rlhf_envs.interop.openenv.serving import Served, served
 from tests.rlhf_envs.small_models import byte_level, save_model
 
 pytest.importorskip("openenv", reason="needs the extra openenv")
@@ -31,7 +31,7 @@ from rlhf_envs.interop.openenv.schema import ActionForm
 from rlhf_envs.interop.openenv.server import create_app
 from rlhf_envs.interop.openenv.sessions import ServerError, Sessions
 from rlhf_envs.interop.openenv.task import INVALID
-from tests.rlhf_envs.interop.openenv_servers import MoodyPiles, Mute, echo_app, piles_app
+from tests.rlhf_envs.interop.openenv.servers import MoodyPiles, Mute, echo_app, piles_app
 
 ID = "rlhf/OpenEnv-v0"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from agents.cli import app as rlhf
 from rlhf_envs.tokens import encode_after
-from tests.rlhf_envs.interop.serving import Served, served
+from tests.rlhf_envs.interop.openenv.serving import Served, served
 
 pytest.importorskip("openenv", reason="needs the extra openenv")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.rlhf_envs.interop.serving import served
+from tests.rlhf_envs.interop.openenv.serving import served
 
 pytest.importorskip("openenv", reason="needs the extra openenv")
 
 from rlhf_envs.interop.openenv.server import create_app
 
-GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "interop" / "openenv.md"
+GUIDE = Path(__file__).parents[4] / "docs" / "guides" / "interop" / "openenv.md"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
