@@ -1,9 +1,12 @@
-"""Stores of feedback in files, for the tests of the store and of what reads it."""
+"""What tests of several folders use: stores of feedback in files, and TRL."""
 
 from __future__ import annotations
 
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,3 +25,12 @@ def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("empty") / "feedback.db"
     FeedbackStore(path).close()
     return path
+
+
+@pytest.fixture
+def trl(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """TRL, whose own warnings are not shown."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of theirs
+        yield pytest.importorskip("trl")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +167,6 @@ def test_what_does_not_take_place_in_trl_is_said(caplog: pytest.LogCaptureFixtur
         rows = tasks.dataset("rlhf/Mixture-v0", tasks=each, min_new_tokens=2)
     assert {*rows["task"]} == {"a", "b"}
     assert all(words in caplog.text for words in ("weights of its tasks", "action masks", "lengths of its tasks"))
-
-
-@pytest.fixture
-def trl(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of theirs
-        yield pytest.importorskip("trl")
 
 
 def small_model(folder: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +25,6 @@ PAIRS = [
     for how in ("a", "such a", "one", "the")
 ]
 QUIET = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_strategy": "no", "use_cpu": True}
-
-
-@pytest.fixture
-def trl(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of theirs
-        yield pytest.importorskip("trl")
 
 
 def save_backbone(folder: Path, kind: Any = GPT2ForSequenceClassification) -> str:
