@@ -12,17 +12,8 @@ import pytest
 
 from rlhf_envs.datasets.reading import read_rows
 from rlhf_envs.tasks.translate import Translate
-from scripts.datasets import (
-    aclsum,
-    chinese_reviews,
-    debian,
-    debian_manuals,
-    emoji_pictures,
-    fanoutqa,
-    interface_texts,
-    topics,
-    writing,
-)
+from scripts.datasets import aclsum, chinese_reviews, emoji_pictures, fanoutqa, interface_texts, topics, writing
+from scripts.datasets.debian import descriptions, manuals
 
 ENTRY = """Package: {package}
 Description-md5: 0
@@ -39,7 +30,7 @@ TEXT = "Quick is an image viewer of the GNOME desktop that starts in no time at 
 def test_the_first_paragraph_is_read_without_its_list(tmp_path: Path) -> None:
     path = tmp_path / "Translation-en"
     path.write_text(ENTRY.format(package="quick", synopsis="fast image viewer", text=TEXT) + "\n", encoding="utf-8")
-    assert list(debian.read_paragraphs(path)) == [("quick", "fast image viewer", f"{TEXT} and its end.")]
+    assert list(descriptions.read_paragraphs(path)) == [("quick", "fast image viewer", f"{TEXT} and its end.")]
 
 
 def test_repeated_and_nearly_equal_descriptions_and_synopses_that_are_none_are_left_out(tmp_path: Path) -> None:
@@ -56,7 +47,7 @@ def test_repeated_and_nearly_equal_descriptions_and_synopses_that_are_none_are_l
         "\n".join(ENTRY.format(package=package, synopsis=synopsis, text=text) for package, synopsis, text in entries),
         encoding="utf-8",
     )
-    assert [row["package"] for row in debian.read_rows(path)] == ["quick"]
+    assert [row["package"] for row in descriptions.read_rows(path)] == ["quick"]
 
 
 @pytest.mark.parametrize(
@@ -382,7 +373,7 @@ def test_manuals_are_paired_by_section_and_place_from_packages_and_folders(tmp_p
     chinese = tmp_path / "debian-faq-zh-cn"
     (chinese / "zh-cn").mkdir(parents=True)
     (chinese / "zh-cn/kernel.zh-cn.html").write_text(MANUAL.format(**IN_CHINESE), encoding="utf-8")
-    rows, counts = debian_manuals.read_rows([english, chinese])
+    rows, counts = manuals.read_rows([english, chinese])
     assert [(row["prompt"], row["reference"]) for row in rows] == [
         ("Debian and the kernel", "Debian 和内核"),
         ("Debian 和内核", "Debian and the kernel"),
@@ -410,21 +401,21 @@ def test_what_is_no_manual_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"no page \*\.zh-cn\.html in .*debian-faq\.deb: give the English and the Chinese"
     ):
-        debian_manuals.read_rows([english])
+        manuals.read_rows([english])
     other = tmp_path / "other.deb"
     other.write_bytes(english.read_bytes().replace(b"data.tar.xz", b"data.tar.zs"))
     (tmp_path / "page.html").write_text("<p>", encoding="utf-8")
     with pytest.raises(ValueError, match=r"page\.html is no Debian package: give a \.deb, or the folder"):
-        debian_manuals.read_rows([tmp_path / "page.html"])
+        manuals.read_rows([tmp_path / "page.html"])
     (tmp_path / "part.deb").write_bytes(english.read_bytes()[:-100])
     (tmp_path / "broken.deb").write_bytes(english.read_bytes()[:100])
     for name in ("part", "broken"):
         with pytest.raises(ValueError, match=rf"{name}\.deb is damaged, or not whole: get it again"):
-            debian_manuals.read_rows([tmp_path / f"{name}.deb"])
+            manuals.read_rows([tmp_path / f"{name}.deb"])
     with pytest.raises(
         ValueError, match=r"has debian-binary, control\.tar\.xz, data\.tar\.zs, which Python cannot unpack"
     ):
-        debian_manuals.read_rows([other])
+        manuals.read_rows([other])
 
 
 def test_rows_are_read_again_whole_whether_their_file_is_compressed_or_not(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Translate(Task):
       messages it has BLEU 20.2 and chrF 0.33.
 
     `data` takes texts of your own, with the columns `prompt` and `reference` (the translation), and perhaps `source`
-    and `target`, the names of the languages, by default English and Chinese. `python -m scripts.datasets.debian_manuals
+    and `target`, the names of the languages, by default English and Chinese. `python -m scripts.datasets.debian.manuals
     manuals.jsonl *.deb` writes such a file, of Debian's manuals. It takes the other arguments of `TextGenerationEnv`,
     such as `model`, `split` and `reward`.
 

@@ -21,7 +21,7 @@ from babel.messages.pofile import read_po
 
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.words import LETTERS
-from scripts.datasets.debian import ALIKE, shingles
+from scripts.datasets.debian.descriptions import ALIKE, shingles
 from scripts.datasets.near_duplicates import without_near_duplicates
 from scripts.datasets.writing import DATA, assign_splits, both_ways, letters, write
 

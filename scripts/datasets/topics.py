@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.models import load_tokenizer
-from scripts.datasets.debian import ALIKE, Row, read_paragraphs, shingles
+from scripts.datasets.debian.descriptions import ALIKE, Row, read_paragraphs, shingles
 from scripts.datasets.near_duplicates import without_near_duplicates
 from scripts.datasets.writing import DATA, assign_splits, letters, write
 

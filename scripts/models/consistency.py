@@ -3,8 +3,8 @@
     python -m scripts.models.consistency Translation-en
     python -m scripts.models.consistency Translation-en --other aclsum.jsonl
 
-`scripts/datasets/debian.py` says where the file comes from. The regression learns from the training split of the
-bundled sample, from which "summary-reward" has learned nothing: a maintainer's synopsis or a piece of the description,
+`scripts/datasets/debian/descriptions.py` says where the file comes from. The regression learns from the training
+split of the bundled sample, from which "summary-reward" has learned nothing: a maintainer's synopsis or a piece of the description,
 which are consistent with it, and other packages' synopses and damaged ones, which are not. What is known of words comes
 from descriptions that are neither in the sample nor in a pair of "summary-reward". Held-out descriptions test it, also
 with damage of kinds from which it did not learn (`UNSEEN`), and with `--other` the test split of a file of other texts
@@ -38,7 +38,7 @@ from rlhf_envs.rewards.consistency import (
 )
 from rlhf_envs.rewards.summary import expand
 from rlhf_envs.tasks.summarize import share_of
-from scripts.datasets.debian import Row, is_summary, read_paragraphs
+from scripts.datasets.debian.descriptions import Row, is_summary, read_paragraphs
 from scripts.datasets.writing import letters
 from scripts.models.summary_reward import half, opening, other, shortened, similar, span
 

@@ -2,8 +2,8 @@
 
     python -m scripts.models.summary_reward Translation-en
 
-`scripts/datasets/debian.py` says where the file comes from. A pair is a maintainer's synopsis and something else for
-the same description: another package's synopsis, a part of the description, or a damaged synopsis. The descriptions
+`scripts/datasets/debian/descriptions.py` says where the file comes from. A pair is a maintainer's synopsis and
+something else for the same description: another package's synopsis, a part of the description, or a damaged synopsis. The descriptions
 are those of packages outside the bundled sample. The trigram model learns from synopses that are in no pair.
 """
 
@@ -24,7 +24,7 @@ from rlhf_envs.datasets import load_rows
 from rlhf_envs.overlap import FUNCTION_WORDS, overlap_words
 from rlhf_envs.rewards.ngrams import NgramModel
 from rlhf_envs.rewards.summary import FOLDER, SummaryReward, expand, summary_features
-from scripts.datasets.debian import Row, read_paragraphs, read_rows
+from scripts.datasets.debian.descriptions import Row, read_paragraphs, read_rows
 from scripts.datasets.writing import letters
 
 TARGET = Path(__file__).resolve().parents[2] / "rlhf_envs/models" / FOLDER

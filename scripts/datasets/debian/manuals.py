@@ -1,7 +1,7 @@
 """Write the Debian Reference and the Debian FAQ, in English and Chinese, as rows for `rlhf/Translate-v0`.
 
     apt-get download debian-reference-en debian-reference-zh-cn debian-faq debian-faq-zh-cn
-    python -m scripts.datasets.debian_manuals manuals.jsonl *.deb
+    python -m scripts.datasets.debian.manuals manuals.jsonl *.deb
     rlhf train --env rlhf/Translate-v0 --data manuals.jsonl --model start --algo rloo
 
 The Reference is under the GPL and the FAQ under terms of its own, so that nothing of them is bundled. A package

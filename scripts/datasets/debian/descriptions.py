@@ -2,8 +2,8 @@
 
     apt-get update -o Acquire::Languages=en
     /usr/lib/apt/apt-helper cat-file /var/lib/apt/lists/*_main_i18n_Translation-en* > Translation-en
-    python -m scripts.datasets.debian Translation-en
-    python -m scripts.datasets.debian Translation-en --output descriptions.jsonl
+    python -m scripts.datasets.debian.descriptions Translation-en
+    python -m scripts.datasets.debian.descriptions Translation-en --output descriptions.jsonl
 
 Deterministic: the same source gives the same bytes.
 """

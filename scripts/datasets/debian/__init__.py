@@ -1,0 +1,1 @@
+"""Draw rows from the Debian archive."""
