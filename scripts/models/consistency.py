@@ -3,12 +3,12 @@
     python -m scripts.models.consistency Translation-en
     python -m scripts.models.consistency Translation-en --other aclsum.jsonl
 
-`scripts/datasets/debian/descriptions.py` says where the file comes from. The regression learns from the training
-split of the bundled sample, from which "summary-reward" has learned nothing: a maintainer's synopsis or a piece of the description,
-which are consistent with it, and other packages' synopses and damaged ones, which are not. What is known of words comes
-from descriptions that are neither in the sample nor in a pair of "summary-reward". Held-out descriptions test it, also
-with damage of kinds from which it did not learn (`UNSEEN`), and with `--other` the test split of a file of other texts
-with summaries, such as `scripts/datasets/aclsum.py` writes.
+`scripts/datasets/debian/descriptions.py` says where the file comes from. The regression learns from the training split
+of the bundled sample, from which "summary-reward" has learned nothing: a maintainer's synopsis or a piece of the
+description, which are consistent with it, and other packages' synopses and damaged ones, which are not. What is known
+of words comes from descriptions that are neither in the sample nor in a pair of "summary-reward". Held-out descriptions
+test it, also with damage of kinds from which it did not learn (`UNSEEN`), and with `--other` the test split of a file
+of other texts with summaries, such as `scripts/datasets/aclsum.py` writes.
 """
 
 from __future__ import annotations

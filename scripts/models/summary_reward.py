@@ -3,8 +3,9 @@
     python -m scripts.models.summary_reward Translation-en
 
 `scripts/datasets/debian/descriptions.py` says where the file comes from. A pair is a maintainer's synopsis and
-something else for the same description: another package's synopsis, a part of the description, or a damaged synopsis. The descriptions
-are those of packages outside the bundled sample. The trigram model learns from synopses that are in no pair.
+something else for the same description: another package's synopsis, a part of the description, or a damaged synopsis.
+The descriptions are those of packages outside the bundled sample. The trigram model learns from synopses that are in no
+pair.
 """
 
 from __future__ import annotations
