@@ -1,0 +1,1 @@
+"""Measure what `rlhf_envs.privacy` finds in texts, by language and kind: `python -m benchmarks.masking`."""
