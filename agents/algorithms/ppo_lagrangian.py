@@ -19,29 +19,41 @@ from .ppo import PPO
 __all__ = ["LagrangeMultiplier", "PPOLagrangian", "constrain"]
 
 
-def constrain(env: Any, cost: str | Callable[..., Any], limit: float, indices: Sequence[int] | None = None) -> None:
+def constrain(
+    env: Any,
+    cost: str | Callable[..., Any],
+    limit: float,
+    indices: Sequence[int] | None = None,
+    multiplier: float = 0.0,
+) -> None:
     """Put a `Constrained` around the reward of an SB3 environment's rows. Rows of one reward share its multiplier.
 
     Args:
         env: an SB3 `VecEnv` whose environments have a `reward_fn`.
-        cost, limit: as in `Constrained`.
+        cost, limit, multiplier: as in `Constrained`.
         indices: the rows; all by default.
     """
     rewards = env.get_attr("reward_fn")
     made: dict[int, Constrained] = {}  # by the reward inside
     for index in range(len(rewards)) if indices is None else indices:
         if id(rewards[index]) not in made:
-            made[id(rewards[index])] = Constrained(rewards[index], cost, limit)
+            made[id(rewards[index])] = Constrained(rewards[index], cost, limit, multiplier)
         env.env_method("set_reward_fn", made[id(rewards[index])], indices=[index])
 
 
 class LagrangeMultiplier(BaseCallback):
     """Find the multiplier of a constraint by projected dual ascent, while any agent learns.
 
-    Once per rollout, `multiplier = max(0, multiplier + step * (mean cost - limit))`. The cost is the mean over the
+    Once per rollout, `multiplier = max(0, multiplier + step * (mean cost - limit))`, with the difference the other way
+    round where the limit is the least of a score (`at_least`). The cost is the mean over the
     episodes that ended in the rollout. The next rollout's episodes are scored with the new multiplier. Ascent
     integrates the violation, so the cost swings about its limit before it settles; it swings the more, the larger
-    `step` is against what the policy learns per rollout. The multipliers are part of the environment's state, so a run
+    `step` is against what the policy learns per rollout. It settles sooner if the first multiplier is near the last
+    one (`Constrained(..., multiplier=2.0)`), and swings less with `proportional`, which makes the multiplier `max(0,
+    sum of the above + proportional * (mean cost - limit))`: a proportional-integral controller (Stooke et al. 2020,
+    "Responsive Safety in Reinforcement Learning by PID Lagrangian Methods", https://arxiv.org/abs/2007.03964; without
+    their derivative term and smoothing). The sum is kept apart: summing up multipliers that were cut off at 0 would
+    let the noise of the costs drive them up. Multipliers and sums are part of the environment's state, so a run
     resumes exactly although this callback saves nothing.
 
     It logs `rlhf/lagrange_multiplier` and `rlhf/cost`, with the cost's name appended if there are several constraints.
@@ -49,22 +61,31 @@ class LagrangeMultiplier(BaseCallback):
     Args:
         constrained: the constraint whose multiplier is set; by default all in the training environment's reward.
         step: how far the multiplier moves per rollout for a cost 1 above its limit.
+        proportional: how much higher it is beside that after a rollout whose cost is 1 above its limit, for the next
+            rollout alone. Five to ten times `step` damps the swings: the policy takes about as many rollouts to follow.
         highest: upper bound of the multiplier. A constraint that cannot be met would drive it up for ever.
 
     Raises:
-        ValueError: `step` or `highest` is not above 0; when training starts, the environment's reward has no constraint
-            or two whose costs have one name.
+        ValueError: `step` or `highest` is not above 0, or `proportional` below 0; when training starts, the
+            environment's reward has no constraint or two whose costs have one name.
     """
 
     def __init__(
-        self, constrained: Constrained | None = None, step: float = 0.1, highest: float = 100.0, verbose: int = 0
+        self,
+        constrained: Constrained | None = None,
+        step: float = 0.1,
+        highest: float = 100.0,
+        proportional: float = 0.0,
+        verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
+        if not (math.isfinite(proportional) and proportional >= 0):
+            raise ValueError(f"proportional must be a number of at least 0, got {proportional!r}")
         for name, value in (("step", step), ("highest", highest)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be a number above 0, got {value!r}")
         self._given = constrained
-        self.step, self.highest = step, highest
+        self.step, self.highest, self.proportional = step, highest, proportional
         self.constraints: dict[str, list[Constrained]] = {}  # by cost name, one per environment that has its own
         self._ended: list[Mapping[str, Any]] = []  # the infos of the episodes that ended in this rollout
 
@@ -112,7 +133,13 @@ class LagrangeMultiplier(BaseCallback):
             own = [components[name] for components in reported if name in components]
             if costs := [cost for part in ranks.everywhere(own) for cost in part]:
                 cost = float(np.mean(costs))
-                multiplier = min(max(multiplier + self.step * (cost - constraints[0].limit), 0.0), self.highest)
+                excess, integral = constraints[0].excess(cost), constraints[0].integral
+                if integral is None or not self.proportional:
+                    integral = multiplier
+                integral = min(max(integral + self.step * excess, 0.0), self.highest)
+                multiplier = min(max(integral + self.proportional * excess, 0.0), self.highest)
+                for constrained in constraints:
+                    constrained.integral = integral
                 self.logger.record(f"rlhf/cost{tail}", cost)
             for constrained in constraints:
                 constrained.multiplier = multiplier
@@ -153,14 +180,20 @@ class PPOLagrangian(PPO):
             `Constrained` already.
         cost_limit: limit of the mean cost per episode.
         multiplier_step: how far a multiplier moves per rollout for a cost 1 above its limit.
+        multiplier_proportional: how much higher it is beside that after a rollout whose cost is 1 above its limit:
+            against swings of the cost about its limit, see `agents.LagrangeMultiplier`.
         costs: limits of several costs by their registered names, such as `{"repetition": 0.05, "toxicity": 0.1}`,
             instead of the two. Each cost gets a multiplier of its own.
+        multiplier_start: the first multiplier of each cost that is given here. A cost far above its limit comes down
+            sooner with a start near the multiplier that holds it there, and swings less than with a larger step. An
+            environment whose reward is constrained already keeps its own multipliers.
 
-    Defaults: `cost=None`, `cost_limit=None`, `multiplier_step=0.1`, `costs=None`. All other arguments and defaults
-    are as in `PPO`.
+    Defaults: `cost=None`, `cost_limit=None`, `multiplier_step=0.1`, `costs=None`, `multiplier_start=0.0`,
+    `multiplier_proportional=0.0`. All other arguments and defaults are as in `PPO`.
 
     Raises:
-        ValueError: there is no cost, or one without a limit, or the environment's reward is constrained by another.
+        ValueError: there is no cost, or one without a limit, or the environment's reward is constrained by another;
+            `multiplier_step` is not above 0, or `multiplier_start` or `multiplier_proportional` below 0.
     """
 
     def __init__(
@@ -172,6 +205,8 @@ class PPOLagrangian(PPO):
         cost_limit: float | None = None,
         multiplier_step: float = 0.1,
         costs: Mapping[str, float] | None = None,
+        multiplier_start: float = 0.0,
+        multiplier_proportional: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if (cost is None) != (cost_limit is None):
@@ -179,7 +214,11 @@ class PPOLagrangian(PPO):
         if costs is not None:
             _check_costs(costs, cost)
         self.cost, self.cost_limit, self.costs, self.multiplier_step = cost, cost_limit, costs, multiplier_step
-        LagrangeMultiplier(step=multiplier_step)  # raises at once if the step is wrong
+        self.multiplier_proportional = multiplier_proportional
+        LagrangeMultiplier(**self._controller)  # raises at once if an argument is wrong
+        if not (math.isfinite(multiplier_start) and multiplier_start >= 0):
+            raise ValueError(f"multiplier_start must be a number of at least 0, got {multiplier_start!r}")
+        self.multiplier_start = float(multiplier_start)
         super().__init__(policy, env, learning_rate, **kwargs)
 
     def _setup_model(self) -> None:
@@ -197,7 +236,11 @@ class PPOLagrangian(PPO):
             )
         free = [index for index, constraints in enumerate(found) if not constraints]
         for cost, limit in self._limits:
-            constrain(self.env, cost, limit, free)
+            constrain(self.env, cost, limit, free, self.multiplier_start)
+
+    @property
+    def _controller(self) -> dict[str, Any]:
+        return {"step": self.multiplier_step, "proportional": self.multiplier_proportional}
 
     @property
     def _limits(self) -> list[tuple[Any, float]]:
@@ -219,5 +262,5 @@ class PPOLagrangian(PPO):
                 )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        callback = with_callback(callback, LagrangeMultiplier, step=self.multiplier_step)
+        callback = with_callback(callback, LagrangeMultiplier, **self._controller)
         return super()._init_callback(callback, progress_bar)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
     from .aggregation import dawid_skene as dawid_skene
     from .aggregation import majority_vote as majority_vote
+    from .aspects.fitting import fit_aspects as fit_aspects
+    from .aspects.rows import judged_aspects as judged_aspects
     from .bradley_terry import PairMetrics as PairMetrics
     from .bradley_terry import evaluate_pairs as evaluate_pairs
     from .bradley_terry import fit_bradley_terry as fit_bradley_terry
@@ -45,12 +47,14 @@ _HOMES = {
     "evaluate_pairs": "bradley_terry",
     "evaluate_ratings": "regression",
     "find_spammers": "spam",
+    "fit_aspects": "aspects.fitting",
     "fit_bradley_terry": "bradley_terry",
     "fit_ensemble": "ensemble_fit",
     "fit_ratings": "regression",
     "fit_reward": "fitting",
     "forecast": "forecasting",
     "forecast_labels": "forecasting",
+    "judged_aspects": "aspects.rows",
     "learning_curve": "forecasting",
     "load_backbone": "training",
     "majority_vote": "aggregation",

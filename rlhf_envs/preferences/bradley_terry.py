@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import logsigmoid
 
-from rlhf_envs.datasets.messages import as_text_rows
+from rlhf_envs.datasets.rows import as_text_rows
 from rlhf_envs.rewards.reward_model import encode, score_columns, score_texts
 from rlhf_envs.tokens import check_text
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rlhf_envs.datasets.messages import as_text, kept_prompt
+from rlhf_envs.datasets.messages import as_text, kept_prompt, kept_turns
 from rlhf_envs.feedback.agreement import LEVELS, CrowdFigures, krippendorff_alpha
 
 from .aggregation import TIE, Aggregate, PairVote, Vote, dawid_skene, majority_vote
@@ -107,6 +107,7 @@ def aggregate_pairs(
     judgements: Sequence[Judgement],
     method: Literal["majority", "dawid_skene", "soft"] = "dawid_skene",
     messages: bool = False,
+    turns: bool = False,
 ) -> list[dict[str, Any]]:
     """Make one preference row of all the judgements of a pair.
 
@@ -119,6 +120,8 @@ def aggregate_pairs(
             "soft": the share of the votes. "dawid_skene": annotators are weighed by their reliability.
         messages: keep the prompt of a conversation as messages, for a reader that has a chat template. Otherwise it is
             written in role lines.
+        turns: with `messages`, write completions of several turns of such conversations as messages too. Otherwise what
+            follows their first turn is in role lines.
 
     Returns:
         `{"prompt", "chosen", "rejected", "probability", "item_id"}` in the order of the items. The probability, 0.5 to
@@ -133,6 +136,8 @@ def aggregate_pairs(
     for item, chosen, rejected, probability in _aggregated(items, judgements, method):
         prompt = kept_prompt(item.prompt, item.meta)
         pair: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        if turns and not isinstance(prompt, str):
+            pair |= {name: kept_turns(pair[name], item.completions, item.meta) for name in ("chosen", "rejected")}
         if not messages:
             (text, better), (_, worse) = as_text(prompt, chosen), as_text(prompt, rejected)
             pair = {"prompt": text, "chosen": better, "rejected": worse}

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from rlhf_envs.datasets import load_rows
-from rlhf_envs.datasets.messages import as_text_rows, is_plain, is_role_lines
+from rlhf_envs.datasets.messages import is_role_lines
+from rlhf_envs.datasets.rows import as_text_rows, is_plain
 from rlhf_envs.files import atomic_folder, is_replaceable
 from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve, split_label
 from rlhf_envs.models.devices import find_device
@@ -33,6 +34,7 @@ from .bradley_terry import (
     pair_differences,
     pair_probabilities,
 )
+from .costs import calibrate_cost, check_flags, evaluate_flags, fit_flags
 from .ensemble_fit import MAX_REFERENCES, ensemble_differences, fit_ensemble
 from .pseudo_labels import pseudo_label
 from .regression import check_ratings, evaluate_ratings, fit_ratings
@@ -50,6 +52,7 @@ __all__ = [
     "FittedReward",
     "Metrics",
     "Report",
+    "as_judgements",
     "as_texts",
     "fit_reward",
     "load_judgements",
@@ -60,10 +63,11 @@ logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 Metrics = dict[str, float | str]  # a text explains a missing number, or warns about the other numbers
-Loss = Literal["bt", "mse", "ordinal"]
+Loss = Literal["bt", "mse", "ordinal", "flags"]
 HELD_OUT = "held_out.jsonl"  # in the folder of a reward model
-NUMBERS = ("margin", "probability", "weight", "label")
-PAIR, RATING = ("chosen", "rejected"), ("completion", "label")
+NUMBERS = ("margin", "probability", "weight", "label", "flag")
+PAIR, RATING, FLAG = ("chosen", "rejected"), ("completion", "label"), ("completion", "flag")
+CHECKS = {"bt": check_pairs, "mse": check_ratings, "ordinal": check_ratings, "flags": check_flags}
 
 
 class FittedReward(NamedTuple):
@@ -98,19 +102,22 @@ def fit_reward(
     a manifest with the arguments and the metrics.
 
     Args:
-        rows: pairs (`{"prompt", "chosen", "rejected"}`, see `fit_bradley_terry`) with the loss "bt", else ratings
-            (`{"prompt", "completion", "label"}`, see `fit_ratings`). Messages are written in the chat template of the
+        rows: pairs (`{"prompt", "chosen", "rejected"}`, see `fit_bradley_terry`) with the loss "bt", flags (`{"prompt",
+            "completion", "flag"}`, see `fit_flags`) with "flags", else ratings (`{"prompt", "completion", "label"}`,
+            see `fit_ratings`). Messages are written in the chat template of the
             model's tokenizer, or else in role lines (see `rlhf_envs.datasets.messages`).
         folder: where to write. A reward model that this function wrote there before is replaced.
         model: name of the backbone, see `load_backbone`.
-        loss: "bt" (Bradley-Terry) for pairs, "mse" or "ordinal" for ratings.
+        loss: "bt" (Bradley-Terry) for pairs, "mse" or "ordinal" for ratings, "flags" for a cost, whose scores are
+            probabilities.
         members: models in the ensemble; 1 for a single model.
         shared_trunk: whether the members of an ensemble are heads of one model, or models of their own.
         held_out: rows to measure on, none of them in `rows`. By default `split_rows` holds some of `rows` out.
         held_out_share: the share of the rows that `split_rows` holds out.
         references: texts over which the scores get mean 0 and standard deviation 1. By default the texts of the
             held-out rows and then of the fitted rows, the first 1,000.
-        calibrate: whether to scale the head so that score differences are log-odds; only with the loss "bt".
+        calibrate: whether to scale the head so that score differences are log-odds, with the loss "bt"; or to set the
+            slope and intercept of the log-odds of a flag, with "flags".
         unjudged: pairs that nobody has judged (`{"prompt", "completions": [first, second]}`). An ensemble is fitted a
             second time: to the rows, and to the pairs here that it is sure about, see `pseudo_label`. A pair that
             shares a prompt or a text with a held-out row is left out.
@@ -132,7 +139,7 @@ def fit_reward(
     folder = Path(folder)
     if not is_replaceable(folder):
         raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")
-    check = check_pairs if loss == "bt" else check_ratings
+    check = CHECKS[loss]
     rows = as_texts(rows, model)
     check(rows, lambda index: f"row {index + 1}")  # before the split moves it
     if held_out is None:
@@ -198,10 +205,16 @@ def _fit_single(
         metrics |= _equal_pairs(network, tokenizer, split)
         if calibrate:
             metrics |= _calibrate(lambda: calibration.calibrate(network, tokenizer, held_out))
+    elif loss == "flags":
+        fit_flags(network, tokenizer, rows, n_held_out=len(held_out), max_length=max_length, **options)
+        if calibrate:
+            metrics |= _calibrate(lambda: calibrate_cost(network, tokenizer, held_out)[0], "slope")
+        metrics |= _cost_metrics(network, tokenizer, held_out, "held-out ")
     else:
         rated = fit_ratings(network, tokenizer, rows, held_out, loss=loss, max_length=max_length, **options)
         metrics |= {"held-out correlation": rated.correlation, "held-out pair accuracy": rated.accuracy}
-    normalise(network, tokenizer, references)
+    if loss != "flags":
+        normalise(network, tokenizer, references)
     _keep_ending([network], tokenizer, split)
 
     def save(folder: Path) -> None:
@@ -266,44 +279,71 @@ def _equal_pairs(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, s
     return {"pairs equal once cut": equal} if equal else {}
 
 
-def _calibrate(calibrate: Callable[[], float]) -> Metrics:
-    """Return the temperature, or why there is none: a model that cannot be calibrated is saved all the same."""
+def _cost_metrics(
+    network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], before: str = ""
+) -> dict[str, float]:
+    """Return how well a cost foretells flags, by name, with a word before each name."""
+    found = evaluate_flags(network, tokenizer, rows)
+    return {
+        f"{before}AUC": found.auc,
+        f"{before}Brier score": found.brier,
+        f"{before}calibration error": found.calibration_error,
+        f"{before}mean probability": found.probability,
+        f"{before}share of flags": found.flagged,
+    }
+
+
+def _calibrate(calibrate: Callable[[], float], name: str = "temperature") -> Metrics:
+    """Return the temperature or slope, or why there is none: a model that is not calibrated is saved all the same."""
     try:
-        return {"temperature": calibrate()}
+        return {name: calibrate()}
     except calibration.CalibrationError as error:
         return {"not calibrated": str(error)}
 
 
 def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Load a file of pairs or ratings, in texts or in conversations, which stay messages.
+    """Load a file of pairs, ratings or flags, in texts or in conversations, which stay messages.
 
     Numbers that stand as text (in a CSV) become numbers, and true and false 1 and 0; empty ones and NaN are left out.
 
     Args:
         path: a file, see `rlhf_envs.datasets.load_rows`.
         columns: the columns that every row needs. By default "chosen" and "rejected" if the first row has a "chosen",
-            else "completion" and "label".
+            else "completion" and "flag" if it has a "flag", else "completion" and "label".
 
     Raises:
         ValueError: the file or a row is malformed; the message has the file and the line.
     """
     rows: list[dict[str, Any]] = [dict(row) for row in load_rows(path, required=())]
-    needed = columns or (PAIR if "chosen" in rows[0] else RATING)
+    return as_judgements(rows, lambda index: f"{path}, row {index + 1}", columns)
+
+
+def as_judgements(
+    rows: list[dict[str, Any]], where: Callable[[int], str], columns: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Return rows of a file after checking them, with numbers where these stand as text; see `load_judgements`.
+
+    Args:
+        rows: at least one, which are changed.
+        where: names a row by its index, for messages.
+        columns: see `load_judgements`.
+    """
+    needed = columns or (PAIR if "chosen" in rows[0] else FLAG if "flag" in rows[0] else RATING)
     for index, row in enumerate(rows):
         if missing := [name for name in needed if name not in row]:
             have = ", ".join(row)
-            raise ValueError(f"{path}, row {index + 1}: no column {missing[0]!r} (it has: {have}): add or rename it")
+            raise ValueError(f"{where(index)}: no column {missing[0]!r} (it has: {have}): add or rename it")
         for name in NUMBERS:
             try:
                 row[name] = _number(row.get(name))
             except ValueError:
-                raise ValueError(f"{path}, row {index + 1}: {name} is {row[name]!r}, not a number") from None
+                raise ValueError(f"{where(index)}: {name} is {row[name]!r}, not a number") from None
             if row[name] is None:
                 del row[name]
-    texts = as_text_rows(rows, where=lambda index: f"{path}, row {index + 1}")  # raises if one cannot be read
-    for kind, check in ((PAIR, check_pairs), (RATING, check_ratings)):
+    texts = as_text_rows(rows, where=where)  # raises if one cannot be read
+    for kind, check in ((PAIR, check_pairs), (RATING, check_ratings), (FLAG, check_flags)):
         if set(kind) <= set(needed):
-            check(texts, lambda index: f"{path}, row {index + 1}")
+            check(texts, where)
     return rows
 
 
@@ -323,7 +363,7 @@ class Report(NamedTuple):
 
 
 def measure_reward(model: str, rows: Sequence[Row], bins: int = 10) -> Report:
-    """Measure a reward model on pairs, or on ratings where the rows have no "chosen".
+    """Measure a reward model on pairs, or where the rows have no "chosen" on flags or ratings.
 
     Args:
         model: a name, folder or hub id, with "@label" for a classifier of several labels.
@@ -336,6 +376,8 @@ def measure_reward(model: str, rows: Sequence[Row], bins: int = 10) -> Report:
     name = split_label(model)[0]
     rows = as_texts(rows, model)
     network, tokenizer = load_classifier(model)
+    if "flag" in rows[0]:
+        return Report({**_cost_metrics(network, tokenizer, rows), "flags": len(rows)}, {})
     if "chosen" not in rows[0]:
         rated = evaluate_ratings(network, tokenizer, rows)
         return Report({"correlation": rated.correlation, "pair accuracy": rated.accuracy, "ratings": rated.n}, {})

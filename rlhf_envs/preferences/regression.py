@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .training import TrainingOptions
 
-__all__ = ["RatingMetrics", "check_ratings", "evaluate_ratings", "fit_ratings", "ordinal_log_probs"]
+__all__ = ["RatingMetrics", "check_ratings", "evaluate_ratings", "fit_ratings", "order_accuracy", "ordinal_log_probs"]
 
 RatingRow = Mapping[str, object]  # {"prompt", "completion", "label"}, the prompt optional, optionally a "weight" > 0
 MAX_LEVELS = 32
@@ -119,7 +119,7 @@ def evaluate_ratings(
     model.train(training)
     varies = scores.std() > 0 and labels.std() > 0
     correlation = float(np.corrcoef(scores, labels)[0, 1]) if varies else float("nan")
-    return RatingMetrics(correlation, _concordance(scores, labels), len(rows))
+    return RatingMetrics(correlation, order_accuracy(scores, labels), len(rows))
 
 
 def _fit_mse(
@@ -176,7 +176,7 @@ def _fit_ordinal(
     model.config.rating_thresholds = thresholds().tolist()
 
 
-def _concordance(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
+def order_accuracy(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
     """Return the share of the pairs with different labels that the scores order alike; equal scores count half."""
     lead, n = 0.0, 0  # pairs ordered alike minus pairs ordered the other way round, and all pairs
     for start in range(0, len(scores), CHUNK):  # all pairs at once would take memory by the square of the rows

@@ -10,10 +10,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import Reward
+from rlhf_envs.rewards.base import Reward, RewardOfRewards
 from rlhf_envs.rewards.scores import Columns, Scores, as_scores, combine
 from rlhf_envs.rewards.shaping import as_reward
 from rlhf_envs.rewards.state import walk
@@ -21,7 +19,7 @@ from rlhf_envs.rewards.state import walk
 __all__ = ["Constrained", "find_constraints"]
 
 
-class Constrained(Reward):
+class Constrained(RewardOfRewards):
     """Score `r - multiplier * (c - limit)`: the Lagrangian of a reward whose mean cost is to stay at or below a limit.
 
     By itself the multiplier is fixed. `agents.LagrangeMultiplier` raises it while the cost is above the limit and
@@ -38,12 +36,11 @@ class Constrained(Reward):
         limit: the limit of the mean cost per episode.
         multiplier: the first multiplier, at least 0.
         cost_name: the cost's component; its own name by default.
+        at_least: whether the cost is a score, higher is better, and the limit the lowest that its mean may be.
 
     Raises:
         ValueError: an argument is wrong.
     """
-
-    reads_messages = True
 
     def __init__(
         self,
@@ -52,6 +49,7 @@ class Constrained(Reward):
         limit: float,
         multiplier: float = 0.0,
         cost_name: str | None = None,
+        at_least: bool = False,
     ) -> None:
         self.reward, self.cost = as_reward(reward), as_reward(cost)
         if not math.isfinite(limit):
@@ -59,16 +57,17 @@ class Constrained(Reward):
         if not (math.isfinite(multiplier) and multiplier >= 0):
             raise ValueError(f"the multiplier of cost {self.cost.name!r} must be at least 0, got {multiplier!r}")
         self.limit, self.multiplier = float(limit), float(multiplier)
-        self.cost_name = cost_name or self.cost.name
+        self.integral: float | None = None  # the multiplier without its proportional term, kept by what sets it
+        self.cost_name, self.at_least = cost_name or self.cost.name, at_least
         self.name = f"constrained_{self.reward.name}"
 
     def parts(self) -> tuple[Reward, ...]:
         """Return the reward and the cost."""
         return (self.reward, self.cost)
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
-        """Return the Lagrangian, (n,) float64."""
-        return self.evaluate(prompts, completions, columns)[0]
+    def excess(self, mean: float) -> float:
+        """Return how far a mean of the cost is beyond the limit; below 0 where it keeps to it."""
+        return self.limit - mean if self.at_least else mean - self.limit
 
     def evaluate(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns) -> Scores:
         """Return the Lagrangian, and the unweighted components of the reward and of the cost."""
@@ -80,17 +79,18 @@ class Constrained(Reward):
                 f"the reward {self.reward.name!r} and the cost {self.cost.name!r} both report {twice[0]!r}: give one "
                 "of them another name (name=... of a FunctionReward, cost_name=... of Constrained)"
             )
-        price = combine("*", self.multiplier, combine("-", costs, self.limit))
+        beyond = combine("-", self.limit, costs) if self.at_least else combine("-", costs, self.limit)
+        price = combine("*", self.multiplier, beyond)
         total = combine("-", scores, price)
         return Scores(total.totals, {**components, **found}, total.tokens)
 
     def get_state(self) -> dict[str, Any]:
-        """Return the multiplier."""
-        return {"multiplier": self.multiplier}
+        """Return the multiplier, and the part of it that sums up the violations so far."""
+        return {"multiplier": self.multiplier, "integral": self.integral}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with the multiplier that `get_state` gave."""
-        self.multiplier = float(state["multiplier"])
+        """Go on with what `get_state` gave."""
+        self.multiplier, self.integral = float(state["multiplier"]), state.get("integral")
 
 
 def find_constraints(reward_fn: Callable[..., Any]) -> list[Constrained]:

@@ -70,6 +70,27 @@ def test_the_multiplier_moves_once_a_rollout_by_the_violation_and_never_below_ze
     assert [row["lagrange_multiplier"] for row in record.logged] == pytest.approx(expected)
 
 
+def test_the_multiplier_answers_the_last_cost_at_once_too(tmp_path):
+    reward = constrained(limit=0.7, multiplier=0.5)
+    record = Record(reward)
+    agent = make_agent(reward)
+    agent.learn(48 * 4, callback=[LagrangeMultiplier(step=0.1, proportional=2.0), record])
+    agents.save(agent, tmp_path / "bundle")  # what the violations sum up to is in the bundle, with the multiplier
+    other = constrained(limit=0.7)
+    again = Record(other)
+    env = agents.make_vec_env("rlhf/TokenBandit-v0", 8, reward_fn=other)
+    resumed = agents.load(tmp_path / "bundle", env=env)
+    resumed.learn(48 * 4, callback=[LagrangeMultiplier(step=0.1, proportional=2.0), again], reset_num_timesteps=False)
+    expected, integral = [], 0.5
+    for cost in record.costs + again.costs:
+        integral = max(0.0, integral + 0.1 * (cost - 0.7))
+        expected.append(max(0.0, integral + 2.0 * (cost - 0.7)))
+    assert 0.0 in expected[:-1] and integral > 0 and max(expected) > 0, "a multiplier was cut off, the sum was not"
+    assert record.multipliers + again.multipliers == pytest.approx(expected)
+    with pytest.raises(ValueError, match="proportional must be a number of at least 0, got -1"):
+        LagrangeMultiplier(proportional=-1.0)
+
+
 def test_the_multiplier_stays_below_the_highest():
     reward = constrained(limit=-1.0)
     make_agent(reward).learn(48 * 2, callback=LagrangeMultiplier(step=10.0, highest=3.0))
@@ -177,6 +198,26 @@ def test_ppo_lagrangian_limits_several_costs_each_with_its_own_multiplier(tmp_pa
     ):
         with pytest.raises(ValueError, match=message):
             agents.make("ppo_lagrangian", env, device="cpu", **wrong)
+
+
+def test_the_first_multiplier_can_be_given_and_a_bundle_goes_on_with_the_last(tmp_path):
+    def multipliers(env):
+        return [one.multiplier for one in find_constraints(env.get_attr("reward_fn", 0)[0])]
+
+    env = agents.make_vec_env("rlhf/TokenBandit-v0", 8, seed=0)
+    settings = dict(costs={"repetition": 0.9, "repetition-penalty": -0.9}, n_steps=6, batch_size=48, device="cpu")
+    agent = agents.make("ppo_lagrangian", env, multiplier_start=2.0, multiplier_step=0.5, **settings)
+    assert multipliers(env) == [2.0, 2.0]
+    agent.learn(48)
+    last = multipliers(env)
+    assert last[0] != last[1] and 2.0 not in last
+    agents.save(agent, tmp_path / "bundle")
+    again = agents.load(tmp_path / "bundle")
+    assert again.multiplier_start == 2.0
+    assert multipliers(again.get_env()) == last
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"multiplier_start( must be|=nan: expected) a number of at least"):
+            agents.make("ppo_lagrangian", env, multiplier_start=wrong, **settings)
 
 
 def test_a_constraint_can_be_named_and_then_needs_no_object_to_go_on(tmp_path):

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2For
 
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.preferences import evaluate_ratings, fit_ratings
-from rlhf_envs.preferences.regression import CHUNK, _concordance, ordinal_log_probs
+from rlhf_envs.preferences.regression import CHUNK, order_accuracy, ordinal_log_probs
 from rlhf_envs.rewards.reward_model import score_texts
 
 ROW = {"prompt": "it was", "completion": " good", "label": 4.0}
@@ -130,14 +130,14 @@ def test_the_accuracy_over_many_chunks_is_that_of_all_pairs_with_ties_as_a_half(
     scores = np.round(labels + generator.normal(0, 2, len(labels)))  # with equal ones
     above, below = np.nonzero(labels[:, None] > labels[None, :])
     won, tied = scores[above] > scores[below], scores[above] == scores[below]
-    assert _concordance(scores, labels) == pytest.approx(np.mean(won + 0.5 * tied))
-    assert _concordance(scores, np.ones(len(scores))) == 0.5
+    assert order_accuracy(scores, labels) == pytest.approx(np.mean(won + 0.5 * tied))
+    assert order_accuracy(scores, np.ones(len(scores))) == 0.5
 
 
 def test_the_accuracy_takes_memory_by_the_rows_and_not_by_their_square() -> None:
     scores = np.arange(4000.0)
     tracemalloc.start()
-    assert _concordance(scores, scores) == 1.0
+    assert order_accuracy(scores, scores) == 1.0
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * len(scores) ** 2 / 4  # a quarter of what the differences of all pairs take
