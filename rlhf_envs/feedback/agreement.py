@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 __all__ = [
     "LEVELS",
     "CrowdFigures",
+    "Level",
     "alpha_by_kind",
     "alpha_interval",
     "alpha_of",
     "coded",
+    "criterion_votes",
     "krippendorff_alpha",
     "peer_agreement",
+    "votes_by_kind",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -205,15 +208,20 @@ def alpha_of(criterion: Criterion, judgements: Iterable[Judgement]) -> float:
     Comparisons are ordinal, ratings interval. Of labels and of marks it is counted, per label, whether it was given.
     Texts have no agreement. Answers to the question's other versions do not count.
     """
+    return krippendorff_alpha(*criterion_votes(criterion, judgements))
+
+
+def criterion_votes(criterion: Criterion, judgements: Iterable[Judgement]) -> tuple[list[Coded], Level]:
+    """Turn the answers to one of the project's questions into votes on units (item, part), and return their level."""
     name = criterion.question.name
-    votes = [
+    votes: list[Coded] = [
         ((judgement.item_id, part), judgement.annotator, number)
         for judgement in judgements
         if judgement.version in criterion.versions and name in judgement.answers
         for part, number in _coded_answer(criterion.question, judgement.answers[name])
     ]
     levels: dict[str, Level] = {"choice": "ordinal", "rating": "interval"}
-    return krippendorff_alpha(votes, levels.get(criterion.question.type, "nominal"))
+    return votes, levels.get(criterion.question.type, "nominal")
 
 
 def _coded_answer(question: Question, answer: Any) -> list[tuple[Hashable, float]]:

@@ -7,11 +7,15 @@ from datetime import datetime
 from typing import Any
 
 __all__ = [
+    "EXPLAINED",
+    "MODEL_MARK",
     "Adjudication",
     "Annotator",
     "Assignment",
     "AuditEntry",
+    "Explained",
     "Item",
+    "ItemExplanation",
     "Judgement",
     "LeaseLost",
     "NewItem",
@@ -21,6 +25,9 @@ __all__ = [
     "StoreError",
     "Suggestion",
 ]
+
+EXPLAINED = ("withheld", "offered", "seen")  # see `Judgement.explained`
+MODEL_MARK = "ai:"  # before the names of annotators that are models; no person may register one
 
 
 class StoreError(RuntimeError):
@@ -124,6 +131,8 @@ class Judgement:
         key: the idempotency key with which the answer was submitted.
         answers: maps the names of the project's questions to the answers, see `rlhf_envs.feedback.answers`.
         version: which version of the settings was asked, a key of `FeedbackStore.versions`.
+        explained: whether they could look at a reward model's view before they answered: "offered", "seen" or, by lot,
+            "withheld"; "" where there was none.
     """
 
     id: int
@@ -138,6 +147,7 @@ class Judgement:
     created: datetime
     answers: dict[str, Any] = field(default_factory=dict)
     version: int = 1
+    explained: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,38 @@ class Suggestion:
     source: str
     version: str
     value: dict[str, Any]
+    created: datetime
+
+
+Mark = tuple[int, int, float]  # start, end (characters), and by how much the piece has raised the score
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Hold which words a reward model's scores of an item's completions rest on.
+
+    Attributes:
+        scores: one per completion.
+        marks: of each completion its marked pieces; None where annotators shall see nothing, to be compared with.
+        value: the answer of the item's kind that the scores make; None where they make none.
+    """
+
+    scores: tuple[float, ...]
+    marks: tuple[tuple[Mark, ...], ...] | None = None
+    value: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ItemExplanation:
+    """Hold an `Explained` as it is stored: of which item, by which reward model and method, and since when (UTC)."""
+
+    item_id: int
+    source: str
+    version: str
+    method: str
+    scores: tuple[float, ...]
+    marks: tuple[tuple[Mark, ...], ...] | None
+    value: dict[str, Any] | None
     created: datetime
 
 

@@ -117,12 +117,18 @@ class Settings:
         max_overlap: up to how many are asked if the overlap adapts; an item that asks for more gets more.
         suggestions: "after" shows annotators what a model suggests (`rlhf feedback suggest`), after their own answer.
             "off" shows it to nobody.
+        explanations: when annotators may look at the words on which a reward model's score rests
+            (`rlhf feedback explain`): "before" their own answer, "after" it, or "off". Seeing a model's view sways
+            judges, also where the model is wrong (Chen et al. 2023, https://arxiv.org/abs/2301.07255; Beck et al. 2025,
+            https://arxiv.org/abs/2509.08514), so answers are marked by whether it was looked at before.
         render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
             tables and formulas.
         consent: what people agree to before their first item.
         training: how people are trained before their first item.
         panel: how people come from a panel and go back to it.
         break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
+        mask_private: whether private data (e-mail addresses, phone numbers, cards and the like) is masked in the
+            questions, answers and comments that come in from then on. It needs the extra `privacy`.
         adjudicators: names of annotators who, beside the admins, may give final answers to items.
         cost: what labels cost, for the admin's figures.
         webhooks: where the project's events are sent.
@@ -140,11 +146,13 @@ class Settings:
     overlap: str = "fixed"
     max_overlap: int = 3
     suggestions: str = "off"
+    explanations: str = "off"
     render: Literal["plain", "markdown"] = "plain"
     consent: Consent = field(default_factory=Consent)
     training: Training = field(default_factory=Training)
     panel: Panel = field(default_factory=Panel)
     break_minutes: float = 0.0
+    mask_private: bool = False
     adjudicators: tuple[str, ...] = ()
     cost: Cost = Cost()
     webhooks: Webhooks = Webhooks()
@@ -163,14 +171,14 @@ class Settings:
             raise ValueError(f"lease_seconds must be a number above 0, got {self.lease_seconds!r}")
         if not isinstance(self.guidelines, str):
             raise ValueError(f"guidelines must be text, got {self.guidelines!r}")
-        if not isinstance(self.paused, bool):
-            raise ValueError(f"paused must be True or False, got {self.paused!r}")
+        _check_switches({"paused": self.paused, "mask_private": self.mask_private})
         if self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         for name, choices in (
             ("next_item", NEXT_ITEM),
             ("overlap", ("fixed", "adaptive")),
             ("suggestions", ("off", "after")),
+            ("explanations", ("off", "after", "before")),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -184,3 +192,9 @@ class Settings:
             raise ValueError(f"break_minutes must be from 0 to 1440, got {self.break_minutes!r}")
         if isinstance(self.adjudicators, str) or not all(isinstance(name, str) for name in self.adjudicators):
             raise ValueError(f"adjudicators must be names of annotators, got {self.adjudicators!r}")
+
+
+def _check_switches(values: dict[str, object]) -> None:
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, got {value!r}")

@@ -17,7 +17,7 @@ from .simulated import Scorer, SimulatedAnnotator
 if TYPE_CHECKING:
     from .store.store import FeedbackStore
 
-__all__ = ["SUGGESTED", "SuggestionAgreement", "compare_suggestions", "suggest_answers", "version_of"]
+__all__ = ["SUGGESTED", "SuggestionAgreement", "compare_suggestions", "source_of", "suggest_answers", "version_of"]
 
 SUGGESTED = ("pairwise", "ranking", "rating", "thumbs")  # what scores answer
 
@@ -63,8 +63,14 @@ def _shown(item: Item) -> Assignment:
     return Assignment(0, item, nobody, tuple(range(len(item.completions))), item.created)
 
 
+def source_of(scorer: str) -> str:
+    """Return a reward's name for annotators: of a path the last part alone, since its folders are not for them."""
+    paths = scorer.partition("@")[0], scorer.rpartition(":")[0], scorer.partition(":")[2]
+    return Path(scorer).resolve().name if any(path and Path(path).exists() for path in paths) else scorer
+
+
 def version_of(scorer: str) -> str:
-    """Return what tells this state of a reward from others: of a folder 12 digits of its files' SHA-256, else ""."""
+    """Return a version of a reward: for a folder the first 12 digits of a SHA-256 over its files, else ""."""
     folder = Path(scorer.partition("@")[0])
     if not folder.is_dir():
         return ""

@@ -18,6 +18,7 @@ __all__ = ["dataset_card"]
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 ABOUT = {
     "preference": "Preferences in TRL's form: `prompt`, `chosen` and `rejected`.",
+    "flags": "Flags of harm: `prompt`, `completion`, whether somebody named a harm (`flag`) and which (`harms`).",
     "kto": "Labelled completions in TRL's form: `prompt`, `completion` and `label`.",
     "ratings": "Ratings of completions: `prompt`, `completion` and `rating`.",
     "sft": "Completions to imitate: `prompt` and `completion`.",

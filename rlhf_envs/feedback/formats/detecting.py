@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-from ...datasets.messages import CONVERSATIONS, PROMPTS
+from ...datasets.rows import CONVERSATIONS, PROMPTS
 from ..kinds import ANSWER_FIELDS
 from .csv_cells import FALSE, TRUE
 

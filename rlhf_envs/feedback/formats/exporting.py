@@ -16,7 +16,7 @@ from .label_studio import label_studio_config
 from .names import ExportFormat
 from .table_rows import argilla_rows, label_studio_rows, label_studio_tasks, potato_rows
 from .trainer_rows import HOW as VOTES
-from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
+from .trainer_rows import Export, flag_rows, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 from .writing import WRITERS, without_surrogates
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "Export",
     "argilla_rows",
     "export_file",
+    "flag_rows",
     "item_rows",
     "kto_rows",
     "label_studio_rows",
@@ -196,6 +197,8 @@ def _rows_for_trainers(
         )
     if format == "kto":
         return kto_rows(items, judgements, scale=chosen.scale, conversational=conversational)
+    if format == "flags":
+        return flag_rows(items, judgements, conversational=conversational)
     if format == "sft":
         return sft_rows(items, judgements, conversational=conversational)
     rated = {name: value for name, value in votes.items() if name != "strength_margin"}

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...datasets.loading import without_repeated_prompts
 from ...datasets.reading import BadRow, Row, read_rows
 from ...files import replace_file
+from ..masking import PrivateTexts
 from .detecting import detect_formats
 from .entries import Entry, Reading
 from .file_settings import FileSettings
+from .masking import mask_entry
 from .merging import Merge
 from .potato import SCHEMES, by_potato_id
 from .reading import EXPECTED_ANSWERS, FORMATS, read_entries
@@ -48,6 +50,7 @@ class Import:
         kinds: the number of new items of each kind.
         finals: the number of new final answers in the store.
         suggestions: the number of new suggestions in the store.
+        masked: how much private data was masked, by kind, where the store's settings ask for it.
     """
 
     format: str
@@ -60,6 +63,7 @@ class Import:
     kinds: Mapping[str, int] = field(default_factory=dict)
     finals: int = 0
     suggestions: int = 0
+    masked: Mapping[str, int] = field(default_factory=dict)
 
     def in_audit(self, file: str) -> dict[str, Any]:
         """Return what the audit keeps of the import of a file of this name: the counts, and the settings it changed."""
@@ -67,7 +71,8 @@ class Import:
         counts |= {"final answers": self.finals} if self.finals else {}
         counts |= {"suggestions": self.suggestions} if self.suggestions else {}
         settings = {"settings": list(self.settings)} if self.settings else {}
-        return {"file": file, **counts, "not taken": len(self.bad), **settings}
+        masked = {"masked": dict(self.masked)} if self.masked else {}
+        return {"file": file, **counts, "not taken": len(self.bad), **settings, **masked}
 
 
 def import_file(
@@ -149,11 +154,11 @@ def import_file(
         asked = [item for item in store.items() if item.gold is None and item.kind in SCHEMES]
         reading = replace(reading, potato=by_potato_id(asked))
     merge, file_settings = Merge(store), FileSettings(store)
-    _merge_rows(found, _whole_rows(rows, formats, str(path)), reading, merge, file_settings)
+    masked = _merge_rows(found, _whole_rows(rows, formats, str(path)), reading, merge, file_settings)
     items, judgements = merge.store_all()
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
     bad, aside = tuple(merge.bad), _write_quarantine(at, merge.bad) if merge.bad else None
-    new = (merge.new_kinds(), merge.n_finals, merge.n_suggestions)
+    new = (merge.new_kinds(), merge.n_finals, merge.n_suggestions, masked)
     return Import(format, len(found), items, judgements, bad, aside, file_settings.changed, *new)
 
 
@@ -181,7 +186,7 @@ def _merge_rows(
     reading: Reading,
     merge: Merge,
     file_settings: FileSettings,
-) -> None:
+) -> Mapping[str, int]:
     """Add all rows of a file to `merge`, in order: the entries of those that can be read, and bad rows.
 
     Args:
@@ -190,7 +195,11 @@ def _merge_rows(
         reading: how rows are read, until settings in the file say otherwise.
         merge: takes entries and bad rows.
         file_settings: takes the settings in the file.
+
+    Returns:
+        How much private data was masked, by kind.
     """
+    texts = PrivateTexts(reading.settings)  # no file changes whether texts are masked
     for either in found:
         if isinstance(either, BadRow):
             merge.bad.append(either)
@@ -205,11 +214,13 @@ def _merge_rows(
                 reading = replace(reading, settings=settings, versions=versions, ours=ours)
             for entry in read_entries(of, named, reading):
                 file_settings.check(entry)
-                merge.add(where, row, _as_gold(entry, reading.overlap) if reading.gold else entry)
+                whole = mask_entry(entry, texts, reading)
+                merge.add(where, row, _as_gold(whole, reading.overlap) if reading.gold else whole)
         except (ValueError, OverflowError) as error:
             merge.bad.append(BadRow(where, str(error), row))
         except RecursionError:
             merge.bad.append(BadRow(where, "the row is nested too deeply", "(nested too deeply to be written)"))
+    return dict(texts.counts)
 
 
 def _detected(

@@ -46,7 +46,11 @@ def item_rows(
         if had is not None or item.overlap < 1:
             row |= {"overlap": max(1, item.overlap if had is None else had), "withdrawn": True}
         row["judgements"] = [
-            {**{name: getattr(judgement, name) for name in fields}, "created": judgement.created.isoformat()}
+            {
+                **{name: getattr(judgement, name) for name in fields},
+                "created": judgement.created.isoformat(),
+                **({"explained": judgement.explained} if judgement.explained else {}),
+            }
             for judgement in given[item.id]
         ]
         if (final := (finals or {}).get(item.id)) is not None:

@@ -18,4 +18,4 @@ ImportFormat = Literal[
     "ultrafeedback",
     "oasst",
 ]
-ExportFormat = Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio", "potato"]
+ExportFormat = Literal["preference", "kto", "ratings", "flags", "sft", "items", "argilla", "label-studio", "potato"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...datasets.messages import CONVERSATIONS, SYSTEMS
+from ...datasets.rows import CONVERSATIONS, SYSTEMS
 from ..pictures import Picture, read_picture
 
 __all__ = ["MOST_PICTURES", "take_pictures"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...datasets.messages import needed
+from ...datasets.rows import needed
 from .csv_cells import number, objects, truth
 
 __all__ = ["oasst_rows", "shp_row", "ultrafeedback_row"]

@@ -7,22 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from ...datasets.messages import (
-    CONVERSATIONS,
-    Prompt,
-    as_messages,
-    needed,
-    read_answers,
-    read_pair,
-    read_prompt,
-    read_turns,
-    said,
-    shown,
-    turn_lines,
-)
+from ...datasets.messages import Prompt, as_messages, said, shown, turn_lines
+from ...datasets.rows import CONVERSATIONS, needed, read_answers, read_dialog, read_dialog_pair, read_prompt, read_turns
 from ..kinds import answer_beside, check_completions, check_gold, check_value
 from ..pictures import Picture
-from ..records import NewItem
+from ..records import EXPLAINED, NewItem
 from ..store.restoring import PastJudgement
 from .argilla import read_argilla_row
 from .csv_cells import Answer, moment, number, parse_list, truth, whole
@@ -216,7 +205,17 @@ def _past(row: dict[str, Any], n: int, reading: Reading) -> PastJudgement:
         created=moment(row["created"], "created") if row.get("created") else None,
         answers=_given_answers(row),
         version=_version(row),
+        explained=_explained(row),
     )
+
+
+def _explained(row: dict[str, Any]) -> str:
+    explained = row.get("explained") or ""
+    if explained and explained not in EXPLAINED:
+        raise ValueError(
+            f"'explained' of a judgement must be one of {', '.join(EXPLAINED)}, got {str(explained)[:40]!r}"
+        )
+    return str(explained)
 
 
 def _given_answers(row: dict[str, Any]) -> dict[str, Any]:
@@ -239,8 +238,11 @@ def _preference(row: dict[str, Any], reading: Reading) -> Entry:
     A choice keeps its "strength", "margin" and "probability". With a tie they are kept in the item's meta.
     The completions are stored in alphabetical order. If the chosen one always came first, its place would give it away.
     """
-    prompt, better, worse = read_pair(row)
+    prompt, *answers = read_dialog_pair(row, shares_more=True)
+    better, worse = map(_text, answers)
+    turns = dict(zip((better, worse), answers, strict=True))
     completions = tuple(sorted((better, worse)))
+    row = {**row, **_turns([turns[text] for text in completions])}
     strength = 1 if row.get("strength") in (None, "") else whole(row["strength"], "strength")
     value: dict[str, Any] = {"choice": completions.index(better), "strength": strength}
     if row.get("margin") not in (None, ""):
@@ -260,7 +262,9 @@ def _preference(row: dict[str, Any], reading: Reading) -> Entry:
 
 def _label(row: dict[str, Any], reading: Reading, kind: str) -> Entry:
     """Read TRL's unpaired rows (KTO), whose label is true or false, and ratings, whose label is a number."""
-    prompt, (completion,) = read_answers(_prompt(row), {"completion": needed(row, "completion")})
+    prompt, answers = read_dialog(_prompt(row), {"completion": needed(row, "completion")})
+    completion = _text(answers[0])
+    row = {**row, **_turns(answers)}
     label = needed(row, "label")
     value = {"up": truth(label, "label")} if kind == "thumbs" else {"rating": number(label, "label")}
     return _judged(kind, prompt, (completion,), value, row, ("completion", "label"), reading)

@@ -11,10 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from ...datasets.messages import as_text, kept_prompt
+from ...datasets.messages import as_answer, as_text, kept_prompt, kept_turns
 from ..records import Item, Judgement
 
-__all__ = ["HOW", "Export", "kto_rows", "preference_rows", "rating_rows", "sft_rows", "with_ties_both_ways"]
+__all__ = [
+    "HOW",
+    "Export",
+    "flag_rows",
+    "kto_rows",
+    "preference_rows",
+    "rating_rows",
+    "sft_rows",
+    "with_ties_both_ways",
+]
 
 Row = dict[str, Any]
 
@@ -66,7 +75,7 @@ def preference_rows(
         strength_margin: give a preference of strength s, which has no margin of its own, the "margin"
             `strength_margin * (s - 1)`, and several preferences their mean. At 0, and where no judgement has a margin,
             there is no such column.
-        conversational: write messages instead of strings.
+        conversational: write messages instead of strings; of a completion of several turns, all of its turns.
         shares: for "majority" and "soft": maps (item id, first text, second text) to the probability that the first is
             better, which replaces the share of annotators who chose it. The texts may be in either order.
         item_ids: add the column "item_id", the item's id in the store.
@@ -100,7 +109,7 @@ def preference_rows(
             chosen, rejected, extra = found
             if has_margins:
                 extra["margin"] = _margin(group, chosen == first, strength_margin)
-            texts = _texts(by_id[item_id], conversational, chosen=chosen, rejected=rejected)
+            texts = _texts(by_id[item_id], conversational, True, chosen=chosen, rejected=rejected)
             rows.append({**texts, **extra, **_item_id(by_id[item_id], item_ids)})
     return Export(rows, dict(dropped))
 
@@ -138,7 +147,7 @@ def kto_rows(
     rows: list[Row] = []
     for item, judgement in _usable(items, judgements, dropped):
         for completion, label in _labels(item, judgement, scale, dropped):
-            texts = _texts(item, conversational, completion=completion)
+            texts = _texts(item, conversational, True, completion=completion)
             rows.append({**texts, "label": label, "annotator": judgement.annotator})
     return Export(rows, dict(dropped))
 
@@ -177,6 +186,23 @@ def rating_rows(
             rows += [{**base, "label": rating, "annotator": annotator} for annotator, rating in ratings]
         else:
             rows.append({**base, "label": sum(rating for _, rating in ratings) / len(ratings)})
+    return Export(rows, dict(dropped))
+
+
+def flag_rows(items: Sequence[Item], judgements: Sequence[Judgement], *, conversational: bool = False) -> Export:
+    """Return rows `{prompt, completion, flag, harms}` from flags, one per judgement, which a cost is fitted to.
+
+    The flag says whether the person named any harm.
+    """
+    dropped: Counter[str] = Counter()
+    rows: list[Row] = []
+    for item, judgement in _usable(items, judgements, dropped):
+        if judgement.kind != "flags" or judgement.value is None:
+            dropped[f"{judgement.kind}: no flags of harm"] += 1
+            continue
+        harms = list(judgement.value["harms"])
+        texts = _texts(item, conversational, completion=item.completions[0])
+        rows.append({**texts, "flag": bool(harms), "harms": harms, "annotator": judgement.annotator})
     return Export(rows, dict(dropped))
 
 
@@ -312,11 +338,16 @@ def _labels(item: Item, judgement: Judgement, scale: tuple[int, int], dropped: C
     return [(pairs[0].chosen, True), (pairs[-1].rejected, False)]
 
 
-def _texts(item: Item, conversational: bool, **completions: str) -> Row:
-    """Return the prompt and the named completions, as the strings that a model reads or as messages."""
+def _texts(item: Item, conversational: bool, turns: bool = False, **completions: str) -> Row:
+    """Return the prompt and the named completions, as the strings that a model reads or as messages.
+
+    With `turns`, those of several turns are several messages; otherwise what follows the first turn is in role lines.
+    """
     prompt = kept_prompt(item.prompt, item.meta)
     if conversational:
-        messages = {name: [{"role": "assistant", "content": text}] for name, text in completions.items()}
+        said = {name: kept_turns(text, item.completions, item.meta) for name, text in completions.items() if turns}
+        spoken = {name: said.get(name, text) for name, text in completions.items()}
+        messages = {name: as_answer(one) if isinstance(one, str) else one for name, one in spoken.items()}
         return {"prompt": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt, **messages}
     texts = {name: as_text(prompt, text) for name, text in completions.items()}
     return {"prompt": next(head for head, _ in texts.values()), **{name: text for name, (_, text) in texts.items()}}

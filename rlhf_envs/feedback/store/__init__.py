@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backup import back_up, restore_backup
+    from .forgetting import forget_person
     from .store import FeedbackStore
     from .training import admit
     from .withdrawing import withdraw_person
 
-__all__ = ["FeedbackStore", "admit", "back_up", "restore_backup", "withdraw_person"]
+__all__ = ["FeedbackStore", "admit", "back_up", "forget_person", "restore_backup", "withdraw_person"]
 
 _HOMES = {
     "FeedbackStore": "store",
     "admit": "training",
     "back_up": "backup",
+    "forget_person": "forgetting",
     "restore_backup": "backup",
     "withdraw_person": "withdrawing",
 }

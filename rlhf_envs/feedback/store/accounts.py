@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..records import Annotator
+from ..records import MODEL_MARK, Annotator
 from .database import Database
 from .queue import ANNOTATORS, annotator_named
 from .schema import OPEN, annotators, invitations, sessions, tasks
@@ -90,6 +90,10 @@ class Accounts:
             ValueError: the invitation is unknown, used, out of date or another's, or the name is taken or not allowed.
         """
         _check_name(name)
+        if name.startswith(MODEL_MARK):
+            raise ValueError(
+                f"names that begin with {MODEL_MARK!r} mark models that annotate: choose another than {name!r}"
+            )
         now = self._clock()
         with self._database.write() as connection:
             self._database.one_writer(connection)

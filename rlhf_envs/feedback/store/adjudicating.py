@@ -9,8 +9,9 @@ import sqlalchemy as sa
 
 from ..answers import check_answers
 from ..kinds import check_value
+from ..masking import PrivateTexts
 from ..records import Adjudication, Item
-from .auditing import Auditing, checked_reason, log_change
+from .auditing import Auditing, checked_reason, log_change, log_masks
 from .queue import ITEMS, annotator_named, item_of, read_settings
 from .schema import adjudications, annotators, items
 from .versions import asked_of
@@ -56,6 +57,9 @@ class Adjudicating(Auditing):
             own = {} if answers is None else check_answers(item, checked, answers, settings.questions)
             if item.kind == "questions" and not own:
                 raise ValueError("answers: an item of kind 'questions' asks nothing but the project's own questions")
+            texts = PrivateTexts(settings)
+            checked, own, comment = texts.value(checked), texts.answers(own, settings.questions), texts.text(comment)
+            log_masks(connection, self._clock(), texts, item_id=item_id)
             here = adjudications.c.item_id == item_id
             before = _final_in_audit(connection, item_id)
             connection.execute(sa.delete(adjudications).where(here))

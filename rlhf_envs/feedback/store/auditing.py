@@ -8,11 +8,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..masking import PrivateTexts
 from ..records import AuditEntry
 from .database import Database
+from .queue import read_settings
 from .schema import audit
 
-__all__ = ["Auditing", "checked_reason", "log_change"]
+__all__ = ["Auditing", "checked_reason", "log_change", "log_masks", "masked_reason"]
 
 _LONGEST_REASON = 2000
 
@@ -27,8 +29,20 @@ def log_change(connection: sa.Connection, when: datetime, actor: str, action: st
         action: what is done, in a word or two.
         what: the other fields of `AuditEntry`.
     """
-    row = {"reason": "", **what, "created": when, "actor": actor, "action": action}
+    reason = masked_reason(connection, what.pop("reason", ""))
+    row = {**what, "reason": reason, "created": when, "actor": actor, "action": action}
     connection.execute(sa.insert(audit).values(row))
+
+
+def log_masks(connection: sa.Connection, when: datetime, texts: PrivateTexts, **what: Any) -> None:
+    """Add an entry to the audit of how much private data was masked, by kind, if any was."""
+    if texts.counts:
+        log_change(connection, when, "mask_private (setting)", "mask private data", after=dict(texts.counts), **what)
+
+
+def masked_reason(connection: sa.Connection, reason: str) -> str:
+    """Return the reason for a change as the audit keeps it: masked if the project's settings ask for it."""
+    return PrivateTexts(read_settings(connection)).text(reason) if reason else ""
 
 
 def checked_reason(reason: str) -> str:

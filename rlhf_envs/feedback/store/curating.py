@@ -9,9 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..kinds import check_value
+from ..masking import PrivateTexts
 from ..records import Judgement
 from .adjudicating import Adjudicating, item_with
-from .auditing import checked_reason, log_change
+from .auditing import checked_reason, log_change, log_masks, masked_reason
 from .database import Database, parts
 from .outbox import queue_events
 from .queue import (
@@ -56,9 +57,11 @@ class Curating(Adjudicating):
             item = item_with(connection, found.item_id)
             asked = asked_in(connection, found.version, read_settings(connection))
             checked = check_value(item.kind, value, len(item.completions), asked)
-            said = found.comment if comment is None else comment
+            texts = PrivateTexts(asked)
+            checked, said = texts.value(checked), found.comment if comment is None else texts.text(comment)
             if (checked, said) == (found.value, found.comment):
                 raise ValueError(f"judgement {judgement_id} is {checked} already: nothing would change")
+            log_masks(connection, self._clock(), texts, item_id=item.id, judgement_id=judgement_id)
             row = {**found._mapping, "value": checked, "comment": said}
             changes = {"value": checked, "comment": said, "search": fold_judgement(row), "vote": vote_of(row)}
             if checked is None:  # a skip has no answers to the project's questions
@@ -201,6 +204,7 @@ class Curating(Adjudicating):
         shown = ("overlap", "needed", "priority")
         with self._database.write() as connection:
             self._database.one_writer(connection)
+            reason = masked_reason(connection, reason)
             for part in parts(sorted(set(ids)), _IDS_PER_QUERY):
                 mine = sa.and_(items.c.id.in_(part), which)
                 query = sa.select(items.c.id, *(items.c[name] for name in shown)).where(mine).order_by(items.c.id)

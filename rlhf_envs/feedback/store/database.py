@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -22,6 +23,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from ..records import StoreError
+from .turns import Turns
 
 __all__ = ["Database", "migration_config", "parse_url", "parts"]
 
@@ -32,9 +34,9 @@ logger = logging.getLogger(__name__)
 _BUSY_SECONDS = 30.0
 _LOCK = 0x726C6866  # PostgreSQL's advisory lock for "one writer": any number, as long as it is always the same
 _MIGRATING = threading.Lock()  # Alembic has one `context` per process
-# The lock of each SQLite file's writers in this process, by its path, for as long as a database uses it.
-_WRITERS: WeakValueDictionary[str, Any] = WeakValueDictionary()
-_FINDING = threading.Lock()  # the lock of a file
+# The turns of each SQLite file's writers in this process, by its path, for as long as a database uses it.
+_WRITERS: WeakValueDictionary[str, Turns] = WeakValueDictionary()
+_FINDING = threading.Lock()  # the turns of a file
 
 
 class Database:
@@ -60,9 +62,9 @@ class Database:
         if self.is_sqlite:
             _keep_private(Path(self.place))
         self.engine = _engine(self.url, self.is_sqlite)
-        # SQLite has one writer. Threads that wait for this lock are woken in turn; SQLite's own waiting polls, more
-        # rarely the longer it lasts, so that who comes later is often first.
-        self._writer: Any = _writer_of(self.place) if self.is_sqlite else None
+        # SQLite has one writer. Threads wait for their turns here; SQLite's own waiting polls, more rarely the longer
+        # it lasts, so that who comes later is often first.
+        self._writer = _writer_of(self.place) if self.is_sqlite else None
         try:
             self._check_schema(migrate)
         except BaseException:
@@ -115,8 +117,7 @@ class Database:
         self.engine.dispose()
 
     def _check_schema(self, migrate: bool) -> None:
-        config = migration_config()
-        scripts = ScriptDirectory.from_config(config)
+        scripts = _migrations()
         newest = scripts.get_current_head()
         with self.read() as connection:
             current = _revision(connection)
@@ -134,6 +135,7 @@ class Database:
                 f"{self.place} has {state}, but this version of rlhf-envs needs {newest!r}: keep a copy of the "
                 "database, then open it with migrate=True"
             )
+        config = migration_config()
         with self.write() as connection:  # in one transaction, so that a failed migration leaves nothing behind
             self.one_writer(connection)
             self._refuse_foreign(connection)
@@ -188,6 +190,12 @@ def migration_config() -> Config:
     return config
 
 
+@cache
+def _migrations() -> ScriptDirectory:
+    """Return the migrations, read once per process: to read them is most of the work of opening a store."""
+    return ScriptDirectory.from_config(migration_config())
+
+
 def parts(values: Sequence[T], size: int) -> list[Sequence[T]]:
     """Cut a sequence into parts of at most `size` values, since a statement takes a limited number of parameters."""
     return [values[start : start + size] for start in range(0, len(values), size)]
@@ -215,10 +223,10 @@ def parse_url(url: str | Path) -> sa.URL:
     return parsed
 
 
-def _writer_of(path: str) -> Any:
-    """Return the lock of a file's writers: one for all databases of this process that have the file open."""
+def _writer_of(path: str) -> Turns:
+    """Return the turns of a file's writers: the same for all databases of this process that have the file open."""
     with _FINDING:
-        return _WRITERS.setdefault(os.path.realpath(path), threading.Lock())
+        return _WRITERS.setdefault(os.path.realpath(path), Turns())
 
 
 def _forget_locks() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from ..deciding import judgements_needed
 from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, NoSuchAnnotator
 from ..settings import Settings
 from ..settings_file import read_stored_setting
+from .database import parts
 from .schema import DROPPED, IN_QUEUE, IN_TRAINING, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "count_asked",
     "is_asked",
     "item_of",
+    "items_in_parts",
     "judgement_of",
     "read_settings",
     "release_held",
@@ -140,13 +142,22 @@ class Queue:
 
     def lend(self, item: Item, annotator: Annotator, sides: Sequence[int] | None = None) -> Assignment:
         """Lend an item that `has_room` has locked and found free. The sides are drawn if none are given."""
+        mine = (tasks.c.item_id == item.id, tasks.c.annotator_id == annotator.id)
+        seen = self.connection.execute(sa.select(tasks.c.id).where(*mine, tasks.c.explained == "seen").limit(1)).first()
         self._forget(item.id, annotator.id)
         n = len(item.completions)
         drawn = tuple(sides) if sides is not None else tuple(self.sides.sample(range(n), n))
         expires = self.clock() + self.lease
         task_id = self.connection.execute(
             sa.insert(tasks)
-            .values(item_id=item.id, annotator_id=annotator.id, sides=drawn, expires=expires, state="open")
+            .values(
+                item_id=item.id,
+                annotator_id=annotator.id,
+                sides=drawn,
+                expires=expires,
+                state="open",
+                explained=seen and "seen",  # once seen, always seen
+            )
             .returning(tasks.c.id)
         ).scalar_one()
         return Assignment(task_id, item, annotator, drawn, expires)
@@ -317,11 +328,13 @@ def item_of(row: sa.Row[Any]) -> Item:
 def judgement_of(row: sa.Row[Any]) -> Judgement:
     """Return the judgement in a row of `JUDGEMENTS`."""
     fields = ("id", "item_id", "annotator", "kind", "value", "seconds", "comment", "key", "created", "version")
-    return Judgement(sides=tuple(row.sides), answers=row.answers or {}, **{name: getattr(row, name) for name in fields})
+    own: dict[str, Any] = {"sides": tuple(row.sides), "answers": row.answers or {}, "explained": row.explained or ""}
+    return Judgement(**own, **{name: getattr(row, name) for name in fields})
 
 
 # Rows of the table of settings whose names begin with "_" are none: they are the store's own notes.
 IS_SETTING = sa.not_(settings.c.name.startswith("_", autoescape=True))
+ROWS_PER_STATEMENT = 500
 SERVED_AT = "_served_at"  # where the page was served last
 
 
@@ -329,3 +342,22 @@ def read_settings(connection: sa.Connection) -> Settings:
     """Return the settings. A setting that was never changed has its default."""
     stored = connection.execute(sa.select(settings).where(IS_SETTING)).all()
     return Settings(**{row.name: read_stored_setting(row.name, json.dumps(row.value)) for row in stored})
+
+
+def items_in_parts(
+    connection: sa.Connection, ids: Iterable[int], place: str
+) -> Iterator[tuple[Sequence[int], dict[int, Any]]]:
+    """Yield ids in order, as many at a time as a statement takes, and the items' rows with kind and completions by id.
+
+    Args:
+        place: where the store is, for messages.
+
+    Raises:
+        ValueError: there is no item of an id.
+    """
+    for part in parts(sorted(ids), ROWS_PER_STATEMENT):
+        query = sa.select(items.c.id, items.c.kind, items.c.completions).where(items.c.id.in_(part))
+        found: dict[int, Any] = {row.id: row for row in connection.execute(query)}
+        if missing := [item_id for item_id in part if item_id not in found]:
+            raise ValueError(f"no items with the ids {missing[:10]} in {place}")
+        yield part, found

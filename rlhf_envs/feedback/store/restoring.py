@@ -34,6 +34,7 @@ class PastJudgement:
         created: when the judgement was given. If it is unknown, now.
         answers: the answers to the project's questions, as `check_answers` returns them.
         version: the version of the settings that was asked. None is the present one.
+        explained: see `Judgement`.
     """
 
     annotator: str
@@ -45,6 +46,7 @@ class PastJudgement:
     created: datetime | None = None
     answers: dict[str, Any] = field(default_factory=dict)
     version: int | None = None
+    explained: str = ""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def _insert(
         asked = {"answers": judgement.answers or None, "version": judgement.version or present}
         key = _free_key(judgement.key, taken)
         fixed = {"key": key, "created": when, "undone": False, "had_seen": False}
+        fixed["explained"] = judgement.explained or None
         judgement_rows.append({**who, **answer, **asked, **fixed})
     insert = sa.insert(tasks).returning(tasks.c.id, sort_by_parameter_order=True)
     for closed, answers in zip(

@@ -21,6 +21,7 @@ __all__ = [
     "audit",
     "deliveries",
     "documents",
+    "explanations",
     "invitations",
     "items",
     "judgements",
@@ -123,6 +124,7 @@ tasks = sa.Table(
     sa.Column("sides", sa.JSON, nullable=False),
     sa.Column("expires", UtcDateTime, nullable=False),
     sa.Column("state", sa.Text, nullable=False),  # open, done, released, lost
+    sa.Column("explained", sa.Text),  # withheld, offered, seen; NULL without an explanation
 )
 OPEN = sa.text("tasks.state = 'open'")
 sa.Index("one_open_task_an_annotator", tasks.c.annotator_id, unique=True, **_where("state = 'open'"))
@@ -149,6 +151,7 @@ judgements = sa.Table(
     sa.Column("answers", AnyText),  # to the project's questions; NULL is none
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
     sa.Column("withdrawn", sa.Boolean, nullable=False, server_default=sa.false()),  # and undone, so it stands no more
+    sa.Column("explained", sa.Text),  # the task's, as it was when the answer came
 )
 STANDS = sa.text("NOT judgements.undone")  # in the very words of the partial index, or the databases do not use it
 sa.Index(
@@ -175,6 +178,22 @@ suggestions = sa.Table(
     sa.Column("created", UtcDateTime, nullable=False),
 )
 sa.Index("one_suggestion_a_source", suggestions.c.item_id, suggestions.c.source, suggestions.c.version, unique=True)
+
+# What a reward model's scores of an item's completions rest on.
+explanations = sa.Table(
+    "explanations",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("scores", sa.JSON, nullable=False),
+    sa.Column("marks", sa.JSON(none_as_null=True)),  # per completion [start, end, value]; NULL is withheld by lot
+    sa.Column("value", AnyText),  # the answer that the scores make; NULL where they make none
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+sa.Index("one_explanation_a_source", explanations.c.item_id, explanations.c.source, explanations.c.version, unique=True)
 
 settings = sa.Table("settings", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", AnyText))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..masking import check_masking
 from ..settings import Settings
 from ..settings_file import as_plain, read_setting
 from .database import Database
@@ -64,13 +65,15 @@ class StoredSettings(Scores):
         """Change some of the settings, all or none. Structured ones are taken as objects or in their plain form.
 
         Raises:
-            ValueError: there is no such setting, or a value is not allowed, or the scale would change although there
+            ValueError: there is no such setting, or a value is not allowed, or private data shall be masked and the
+                extra `privacy` is not installed, or the scale would change although there
                 are ratings (or gold questions that expect one), whose meaning would change with it.
         """
         with self._database.write() as connection:
             self._database.one_writer(connection)
             before = read_settings(connection)
             updated = replace(before, **{name: read_setting(name, value) for name, value in changes.items()})
+            check_masking(updated)
             if updated.scale != before.scale and _has_ratings(connection):
                 low, high = before.scale
                 raise ValueError(

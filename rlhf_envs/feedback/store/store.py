@@ -15,12 +15,15 @@ import sqlalchemy as sa
 from ..answers import check_answers, check_expected
 from ..deciding import CAN_ADAPT, FIRST
 from ..kinds import check_item, check_value, is_explained
+from ..masking import PrivateTexts
 from ..records import Annotator, Assignment, Item, Judgement, NewItem
 from ..settings import Settings
 from .accounts import Accounts
+from .auditing import log_masks
 from .contents import Contents
 from .curating import Curating
 from .database import Database, parts
+from .explanations import Explanations
 from .media import Media
 from .outbox import Outbox, queue_events
 from .queue import JUDGEMENTS, Queue, annotator_named, is_asked, judgement_of, read_settings, release_held, withdraw
@@ -37,7 +40,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts, Contents, Curating, Media, Outbox, StoredSettings, Suggestions):
+class FeedbackStore(Accounts, Contents, Curating, Explanations, Media, Outbox, StoredSettings, Suggestions):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -91,12 +94,13 @@ class FeedbackStore(Accounts, Contents, Curating, Media, Outbox, StoredSettings,
             ValueError: an item is wrong. The message says which item, and what is wrong with it.
         """
         settings, now, rows = self.settings, self._clock(), []
+        texts = PrivateTexts(settings)
         drawn = None if settings.next_item == "age" else self._sides
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
                 check_expected(item, settings.questions)
-                new, training = _with_overlap(item, settings), is_explained(item)
+                new, training = _with_overlap(texts.item(item), settings), is_explained(item)
                 made = {"created": now, "needed": new.overlap, "score": unscored(drawn), "training": training}
                 rows.append({**asdict(new), **made})
             except ValueError as error:
@@ -105,6 +109,7 @@ class FeedbackStore(Accounts, Contents, Curating, Media, Outbox, StoredSettings,
             return []
         insert = sa.insert(items_table).returning(items_table.c.id, sort_by_parameter_order=True)
         with self._database.write() as connection:
+            log_masks(connection, now, texts)
             return list(connection.execute(insert, rows).scalars())
 
     def withdraw(self, ids: Sequence[int]) -> None:
@@ -208,9 +213,9 @@ class FeedbackStore(Accounts, Contents, Curating, Media, Outbox, StoredSettings,
                     raise ValueError(f"the key {key!r} belongs to another task or annotator: use a new one")
                 return judgement_of(known)
             item = queue.item(queue.held_task(task_id, person).item_id)
-            checked = self._checked(connection, item, value, answers, version)
-            said = {"seconds": seconds, "comment": comment, "key": key}
-            return self._store(connection, queue, task_id, person, item, {**checked, **said})
+            checked = self._checked(connection, item, value, answers, version, comment)
+            said = {**checked, "seconds": seconds, "key": key}
+            return self._store(connection, queue, task_id, person, item, said)
 
     def undo(self, annotator: str) -> Assignment | None:
         """Take back the annotator's last judgement and lend its item again, shown in the same order.
@@ -258,15 +263,19 @@ class FeedbackStore(Accounts, Contents, Curating, Media, Outbox, StoredSettings,
         value: dict[str, Any] | None,
         answers: Mapping[str, Any] | None,
         version: int | None,
+        comment: str,
     ) -> dict[str, Any]:
         """Return the columns of what an annotator answers, checked against the settings of the version they saw."""
         asked, settings = asked_of(connection, version, read_settings(connection))
         checked = check_value(item.kind, value, len(item.completions), settings)
-        return {
-            "value": checked,
-            "answers": check_answers(item, checked, answers, settings.questions) or None,
-            "version": asked,
+        own, texts = check_answers(item, checked, answers, settings.questions) or None, PrivateTexts(settings)
+        said = {
+            "value": texts.value(checked),
+            "answers": texts.answers(own, settings.questions),
+            "comment": texts.text(comment),
         }
+        log_masks(connection, self._clock(), texts, item_id=item.id)
+        return {**said, "version": asked}
 
     def _store(
         self, connection: sa.Connection, queue: Queue, task_id: int, person: Annotator, item: Item, said: dict[str, Any]
@@ -274,7 +283,9 @@ class FeedbackStore(Accounts, Contents, Curating, Media, Outbox, StoredSettings,
         """Store a checked answer to a task that is held, close the task, and tell the webhook."""
         now, had_seen = self._clock(), self._has_seen_suggestion(connection, item.id, person.id)
         whose = {"task_id": task_id, "item_id": item.id, "annotator_id": person.id}
-        connection.execute(sa.insert(judgements).values(**whose, **said, created=now, undone=False, had_seen=had_seen))
+        explained = connection.execute(sa.select(tasks.c.explained).where(tasks.c.id == task_id)).scalar()
+        knew = {"had_seen": had_seen, "explained": explained}
+        connection.execute(sa.insert(judgements).values(**whose, **said, created=now, undone=False, **knew))
         queue.close_task(task_id, "done")
         finished = [item.id] if said["value"] is not None and queue.settle(item.id, -1) else []
         stored = judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == said["key"])).one())

@@ -9,14 +9,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..kinds import check_value
+from ..masking import PrivateTexts
 from ..records import Judgement, Suggestion
-from .database import Database, parts
-from .queue import JUDGEMENTS, judgement_of, read_settings
-from .schema import items, judgements, suggestions
+from .auditing import log_masks
+from .database import Database
+from .queue import JUDGEMENTS, items_in_parts, judgement_of, read_settings
+from .schema import judgements, suggestions
 
 __all__ = ["Suggestions"]
 
-_ROWS_PER_STATEMENT = 500
 _LONGEST = 200
 
 
@@ -48,23 +49,22 @@ class Suggestions:
         with self._database.write() as connection:
             self._database.one_writer(connection)
             settings = read_settings(connection)
-            for part in parts(sorted(values), _ROWS_PER_STATEMENT):
-                query = sa.select(items.c.id, items.c.kind, items.c.completions).where(items.c.id.in_(part))
-                found = {row.id: row for row in connection.execute(query)}
-                if missing := [item_id for item_id in part if item_id not in found]:
-                    raise ValueError(f"no items with the ids {missing[:10]} in {self._database.place}")
+            texts = PrivateTexts(settings)
+            for part, found in items_in_parts(connection, values, self._database.place):
                 rows = []
                 for item_id in part:
                     row = found[item_id]
                     checked = check_value(row.kind, values[item_id], len(row.completions), settings)
                     if checked is None:
                         raise ValueError(f"item {item_id}: a suggestion must be an answer, got None")
+                    value = texts.value(checked)
                     rows.append(
-                        {"item_id": item_id, "source": source, "version": version, "value": checked, "created": now}
+                        {"item_id": item_id, "source": source, "version": version, "value": value, "created": now}
                     )
                 same = (suggestions.c.source == source, suggestions.c.version == version)
                 connection.execute(sa.delete(suggestions).where(suggestions.c.item_id.in_(part), *same))
                 connection.execute(sa.insert(suggestions), rows)
+            log_masks(connection, now, texts)
         return len(values)
 
     def suggestions(self, item_id: int | None = None) -> list[Suggestion]:

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from ..answers import check_answers, expected_now, matches
 from ..kinds import check_value, matches_gold
+from ..masking import PrivateTexts
 from ..records import Annotator, Item, LeaseLost, NoSuchAnnotator
 from ..settings import Settings
-from .auditing import log_change
+from .auditing import log_change, log_masks
 from .queue import ITEMS, annotator_named, item_of, read_settings, release_held
 from .schema import IN_TRAINING, annotators, items, training_answers
 from .store import FeedbackStore
@@ -139,9 +140,12 @@ def answer_training(
         assert item.gold is not None, "only gold questions are in the training"
         if known is None:
             asked, settings_then = asked_of(connection, version, settings)
-            checked = check_value(item.kind, value, len(item.completions), settings_then)
+            texts = PrivateTexts(settings)
+            checked = texts.value(check_value(item.kind, value, len(item.completions), settings_then))
             own = check_answers(item, checked, answers, settings_then.questions)
             wanted = expected_now(item, settings_then.questions)
+            own = texts.answers(own, settings_then.questions)
+            log_masks(connection, store._clock(), texts, item_id=item_id)
             is_right = checked is not None and matches_gold(item.kind, item.gold, checked) and matches(wanted, own)
             row = {**given, "value": checked, "is_right": is_right, "seconds": seconds, "created": store._clock()}
             connection.execute(sa.insert(training_answers).values(**row, answers=own or None, version=asked))

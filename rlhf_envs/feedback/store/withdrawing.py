@@ -33,7 +33,22 @@ from .schema import (
 from .schema import settings as settings_table
 from .store import FeedbackStore
 
-__all__ = ["Withdrawal", "answers_of", "list_withdrawals", "person_mark", "withdraw_person"]
+__all__ = [
+    "Withdrawal",
+    "answers_of",
+    "check_other_admin",
+    "close_account",
+    "delete_traces",
+    "forget_choices",
+    "forget_events",
+    "free_name",
+    "hide_panelist",
+    "list_withdrawals",
+    "person_mark",
+    "take_back",
+    "take_out",
+    "withdraw_person",
+]
 
 _IDS_PER_QUERY = 10_000  # as in `store`
 
@@ -74,31 +89,50 @@ def withdraw_person(store: FeedbackStore, name: str, *, by: str | None = None) -
     """
     with store._database.write() as connection:
         store._database.one_writer(connection)
-        person = annotator_named(connection, name, lock=True)
-        admins = sa.select(annotators.c.name).where(annotators.c.role == "admin", annotators.c.active)
-        if connection.execute(admins).scalars().all() == [name]:
-            raise ValueError(f"{name!r} is the only admin who may sign in: make another first")
-        settings, now = read_settings(connection), store._clock()
-        deletes = settings.consent.withdrawn_labels == "delete"
-        undone, finished = _take_back(connection, person.id, deletes=deletes)
-        _forget_events(connection, name, deletes=deletes)
-        queue_events(connection, settings, now, undone=undone, finished=finished)
-        connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person.id))
-        connection.execute(sa.delete(invitations).where(invitations.c.annotator_id == person.id))
-        account: dict[str, Any] = {"active": False, "withdrawn": now, "password_hash": None}
-        if name in settings.adjudicators:
-            left = [other for other in settings.adjudicators if other != name]
-            connection.execute(sa.update(settings_table).filter_by(name="adjudicators").values(value=left))
-        if deletes:
-            account["name"] = _delete_traces(connection, person.id, name)
-        connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(account))
-        known_as = account.get("name", name)
-        labels, who = "deleted" if deletes else "kept", known_as if by in (None, name) else by
-        done = Withdrawal(known_as, str(who), labels, len(undone), now)
-        connection.execute(sa.insert(withdrawals).values(done.__dict__))
-        what = {"labels": done.labels, "answers": done.judgements}
-        log_change(connection, now, done.by, "withdraw person", annotator=known_as, after=what)
-        return done
+        annotator_named(connection, name)
+        deletes = read_settings(connection).consent.withdrawn_labels == "delete"
+        return take_out(connection, name, store._clock(), by=by, deletes=deletes, action="withdraw person")
+
+
+def take_out(
+    connection: sa.Connection, name: str, now: datetime, *, by: str | None, deletes: bool, action: str
+) -> Withdrawal:
+    """Take a person's labels out, in a transaction that is the one writer. The audit has it as `action`."""
+    person = annotator_named(connection, name, lock=True)
+    check_other_admin(connection, name)
+    settings = read_settings(connection)
+    undone, finished = take_back(connection, person.id, deletes=deletes)
+    forget_events(connection, name, deletes=deletes)
+    queue_events(connection, settings, now, undone=undone, finished=finished)
+    close_account(connection, person.id, name)
+    account: dict[str, Any] = {"active": False, "withdrawn": now, "password_hash": None}
+    if deletes:
+        account["name"] = delete_traces(connection, person.id, name)
+    connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(account))
+    known_as = account.get("name", name)
+    labels, who = "deleted" if deletes else "kept", known_as if by in (None, name) else by
+    done = Withdrawal(known_as, str(who), labels, len(undone), now)
+    connection.execute(sa.insert(withdrawals).values(done.__dict__))
+    what = {"labels": done.labels, "answers": done.judgements}
+    log_change(connection, now, done.by, action, annotator=known_as, after=what)
+    return done
+
+
+def check_other_admin(connection: sa.Connection, name: str) -> None:
+    """Raise a ValueError if nobody else active is an admin."""
+    admins = sa.select(annotators.c.name).where(annotators.c.role == "admin", annotators.c.active)
+    if connection.execute(admins).scalars().all() == [name]:
+        raise ValueError(f"{name!r} is the only admin who may sign in: make another first")
+
+
+def close_account(connection: sa.Connection, person: int, name: str) -> None:
+    """End a person's sessions, delete the links to their password, and let them give no more final answers."""
+    connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person))
+    connection.execute(sa.delete(invitations).where(invitations.c.annotator_id == person))
+    adjudicators = read_settings(connection).adjudicators
+    if name in adjudicators:
+        left = [other for other in adjudicators if other != name]
+        connection.execute(sa.update(settings_table).filter_by(name="adjudicators").values(value=left))
 
 
 def list_withdrawals(store: FeedbackStore) -> list[Withdrawal]:
@@ -110,7 +144,9 @@ def list_withdrawals(store: FeedbackStore) -> list[Withdrawal]:
 
 def answers_of(store: FeedbackStore, name: str) -> list[dict[str, Any]]:
     """Return all that a person answered as plain values: judgements (also undone ones), training, final answers."""
-    answer = (judgements.c[name] for name in ("value", "answers", "seconds", "comment", "created", "undone"))
+    answer = (
+        judgements.c[name] for name in ("value", "answers", "seconds", "comment", "created", "undone", "explained")
+    )
     shown = (items.c.id.label("item"), items.c.kind, items.c.prompt, items.c.completions)
     trained = (
         training_answers.c[column] for column in ("attempt", "value", "answers", "is_right", "seconds", "created")
@@ -140,9 +176,7 @@ def person_mark(person: str) -> str:
     return f"withdrawn:{hashlib.sha256(person.encode()).hexdigest()}"
 
 
-def _take_back(
-    connection: sa.Connection, person: int, *, deletes: bool
-) -> tuple[list[tuple[int, int, str]], list[int]]:
+def take_back(connection: sa.Connection, person: int, *, deletes: bool) -> tuple[list[tuple[int, int, str]], list[int]]:
     """Take back all judgements of a person, and free the item that they hold.
 
     Returns:
@@ -169,7 +203,7 @@ def _take_back(
     return standing, [item_id for item_id in changed if settle(connection, item_id, +1)]
 
 
-def _forget_events(connection: sa.Connection, name: str, *, deletes: bool) -> None:
+def forget_events(connection: sa.Connection, name: str, *, deletes: bool) -> None:
     """Delete the events that tell a person's answers: those that were not sent yet or, with `deletes`, all."""
     query = sa.select(deliveries.c.id, deliveries.c.payload).where(deliveries.c.event == "judgement.created")
     query = query if deletes else query.where(deliveries.c.state != "sent")
@@ -178,36 +212,42 @@ def _forget_events(connection: sa.Connection, name: str, *, deletes: bool) -> No
         connection.execute(sa.delete(deliveries).where(deliveries.c.id.in_(part)))
 
 
-def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:
+def delete_traces(connection: sa.Connection, person: int, name: str) -> str:
     """Delete what tells who a person is, and return the account's new name. Of the panel's identifier a hash stays.
 
     The audit keeps that something was changed, without the answers.
     """
-    known_as = _free_name(connection, person)
+    known_as = free_name(connection, f"withdrawn-{person}")
     _forget_finals(connection, name)
-    _forget_choices(connection)
+    forget_choices(connection)
     about = sa.update(audit).where(audit.c.annotator == name)
     connection.execute(about.values(annotator=known_as, before=None, after=None, reason=""))
     connection.execute(sa.update(audit).where(audit.c.actor == name).values(actor=known_as))
-    connection.execute(sa.update(withdrawals).where(withdrawals.c.by == name).values(by=known_as))
+    for column in ("by", "annotator"):
+        connection.execute(sa.update(withdrawals).where(withdrawals.c[column] == name).values({column: known_as}))
     for table in (training_answers, readings):
         connection.execute(sa.delete(table).where(table.c.annotator_id == person))
-    theirs = panelists.c.annotator_id == person
-    identifier = connection.execute(sa.select(panelists.c.person).where(theirs)).scalar()
-    if identifier is not None:
-        blank: dict[str, Any] = {"person": person_mark(identifier), "parameters": {}, "screening": None}
-        connection.execute(sa.update(panelists).where(theirs).values(blank))
+    hide_panelist(connection, person)
     return known_as
 
 
-def _free_name(connection: sa.Connection, person: int) -> str:
-    """Return a new name that says nothing of the person, and that nobody has taken."""
-    names = itertools.chain([f"withdrawn-{person}"], (f"withdrawn-{person}-{n}" for n in itertools.count(2)))
+def hide_panelist(connection: sa.Connection, person: int) -> None:
+    """Delete what a panel told of a person. Of the identifier a hash stays."""
+    theirs = panelists.c.annotator_id == person
+    identifier = connection.execute(sa.select(panelists.c.person).where(theirs)).scalar()
+    if identifier is not None and not identifier.startswith("withdrawn:"):
+        blank: dict[str, Any] = {"person": person_mark(identifier), "parameters": {}, "screening": None}
+        connection.execute(sa.update(panelists).where(theirs).values(blank))
+
+
+def free_name(connection: sa.Connection, name: str) -> str:
+    """Return this name, or one with a number that nobody has taken."""
+    names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
     taken = sa.select(annotators.c.id)
     return next(name for name in names if connection.execute(taken.where(annotators.c.name == name)).first() is None)
 
 
-def _forget_choices(connection: sa.Connection) -> None:
+def forget_choices(connection: sa.Connection) -> None:
     """Delete from the audit who was chosen as an adjudicator, which changes of the settings name."""
     query = sa.select(audit.c.id, audit.c.after).where(audit.c.action == "settings").order_by(audit.c.id)
     for row in connection.execute(query).all():

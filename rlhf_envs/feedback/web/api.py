@@ -74,7 +74,7 @@ class TaskOut(BaseModel):
 
     `view` says how people see them. `wording` is the project's own wording of the kind's question, if it has one.
     `questions` are the project's own questions about this item, with the fields of `rlhf_envs.feedback.Question`, and
-    `version` is theirs.
+    `version` is theirs. `explanation` tells whether POST /api/tasks/{id}/explanation has one for it now.
     """
 
     id: int
@@ -88,6 +88,7 @@ class TaskOut(BaseModel):
     wording: str | None
     questions: list[dict[str, Any]]
     version: int
+    explanation: bool
 
 
 class ProgressOut(BaseModel):
@@ -155,13 +156,14 @@ class SuggestionOut(BaseModel):
 
 
 class Saved(BaseModel):
-    """Confirm that the judgement is on the disk."""
+    """Confirm that the judgement is on the disk. `explanation` tells whether the task has one to look at now."""
 
     id: int
     item_id: int
     value: dict[str, Any] | None
     answers: dict[str, Any]
     suggestion: SuggestionOut | None = None
+    explanation: bool = False
 
 
 @router.post("/login", response_model=SessionOut, responses=problems(401, 429))
@@ -219,7 +221,8 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     told = {"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers}
-    return AsciiJSON({**told, "suggestion": _suggestion(store, saved)})
+    explained = saved.value is not None and store.has_explanation_after(saved.item_id)
+    return AsciiJSON({**told, "suggestion": _suggestion(store, saved), "explanation": explained})
 
 
 @router.post(
@@ -227,7 +230,8 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
 )
 def renew(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
     """Extend the task by another full lease."""
-    return AsciiJSON(_lent(store.renew(task_id, annotator.name), "plain", *store.asked()))
+    lent = store.renew(task_id, annotator.name)
+    return AsciiJSON(_lent(lent, "plain", *store.asked(), store.offer_explanation(lent.id)))
 
 
 @router.post(
@@ -266,7 +270,8 @@ def _state(
 ) -> Response:
     version, settings = store.asked()
     lent = as_assignment(task) if isinstance(task, TrainingTask) else task
-    shown = lent and _lent(lent, render or settings.render, version, settings)
+    offered = isinstance(task, Assignment) and store.offer_explanation(task.id)
+    shown = lent and _lent(lent, render or settings.render, version, settings, offered)
     if shown and isinstance(task, TrainingTask):
         place = {"attempt": task.attempt, "done": task.done, "n": task.n}
         shown |= {"training": place}
@@ -287,7 +292,7 @@ def as_assignment(task: TrainingTask) -> Assignment:
     return Assignment(task.item.id, task.item, task.annotator, task.sides, datetime.now(UTC) + _NO_LEASE)
 
 
-def _lent(assignment: Assignment, render: Render, version: int, settings: Settings) -> dict[str, Any]:
+def _lent(assignment: Assignment, render: Render, version: int, settings: Settings, offered: bool) -> dict[str, Any]:
     # Without source, policy, meta and gold, which would sway the annotator.
     item = assignment.item
     return {
@@ -302,6 +307,7 @@ def _lent(assignment: Assignment, render: Render, version: int, settings: Settin
         "wording": settings.wording.get(item.kind),
         "questions": as_plain(asked_about(settings.questions, item.kind, len(item.completions))),
         "version": version,
+        "explanation": offered,
     }
 
 

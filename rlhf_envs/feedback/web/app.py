@@ -9,14 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..forecasts import Forecaster
+from ..masking import check_masking
 from ..records import LeaseLost, NoSuchAnnotator, StoreError
 from ..store.store import FeedbackStore
-from . import api, media, my_data, pages, taking_part, training
+from . import api, explaining, media, my_data, pages, taking_part, training
 from .admin import adjudicate, forecast, items, overview, participation, people, study, uploads
 from .admin.display import ADMIN_PAGES, FILTERS
 from .admin.figures import Analyse, Figures
@@ -75,7 +76,11 @@ def create_app(
         analyse: estimates annotators' ability and items' difficulty, see `figures.Figures`.
         forecaster: tells the labels that a target accuracy takes, see `forecast.Forecasts`.
         project: the name of the project, if the app is one of several, see `projects.create_projects`.
+
+    Raises:
+        ValueError: the store's settings ask for masks, and the extra `privacy` is not installed.
     """
+    check_masking(store.settings)
     app = FastAPI(
         title="rlhf-envs feedback",
         description="Judge completions. Sign in with POST /api/login, then send its `csrf` as X-CSRF-Token.",
@@ -99,6 +104,7 @@ def create_app(
         app.include_router(part.pages, include_in_schema=False)
     app.include_router(media.router, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
+    app.include_router(explaining.router, prefix="/api")
     app.include_router(taking_part.api, prefix="/api")
     app.include_router(training.api, prefix="/api")
     app.include_router(overview.api, prefix="/api/admin")
@@ -128,6 +134,8 @@ class Guard:
             return await self.app(scope, receive, send)
         root = scope.get("root_path", "")
         path = scope["path"].removeprefix(root)
+        headers_in = Headers(scope=scope)
+        is_read = "transfer-encoding" not in headers_in
         read, most = 0, MAX_UPLOAD if path.endswith(_UPLOADS) else MAX_BODY
 
         async def send_guarded(message: Message) -> None:
@@ -135,6 +143,8 @@ class Guard:
                 # Browsers ask about static files each time (and get a 304), so a new version shows at once.
                 cached = "no-cache" if path.startswith("/static/") else "no-store"
                 headers = MutableHeaders(scope=message)
+                if not is_read:  # else uvicorn would read the rest of a body of any length, to throw it away
+                    headers["connection"] = "close"
                 keeps = path.startswith("/media/") and message["status"] == 200  # pictures say it themselves
                 if "content-security-policy" not in headers:  # else the app of a project has set them
                     headers.update({**_HEADERS, "cache-control": headers["cache-control"] if keeps else cached})
@@ -144,15 +154,16 @@ class Guard:
             await send(message)
 
         async def receive_limited() -> Message:
-            nonlocal read
+            nonlocal read, is_read
             message = await receive()
             read += len(message.get("body", b""))
+            is_read = is_read or not message.get("more_body", False)
             if read > most:
                 raise Refusal(413, "too_large", n=most)
             return message
 
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length[:20]) > most:
+        length = headers_in.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > most:
             refusal = AsciiJSON({"detail": load()["en"]("too_large", n=most)}, 413)
             await refusal(scope, receive, send_guarded)
         else:

@@ -67,6 +67,7 @@ def _page(request: Request, store: FeedbackStore, name: str, problem: str = "") 
         "done": own_progress(store, name).done,
         "readings": list_readings(store, name),
         "panelist": panelist(store, name),
+        "masks": store.settings.mask_private,
         "labels": store.settings.consent.withdrawn_labels,
         "problem": problem,
     }

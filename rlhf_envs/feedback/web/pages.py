@@ -170,4 +170,4 @@ def annotate(request: Request, store: Store, annotator: SignedIn) -> Response:
     step = next_step(store, annotator.name)
     if step not in ("work", "training"):  # the other steps have pages of their own
         return RedirectResponse(f"/{step}", 303)
-    return render(request, "annotate.html", {"role": annotator.role})
+    return render(request, "annotate.html", {"role": annotator.role, "masks": store.settings.mask_private})

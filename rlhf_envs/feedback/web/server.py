@@ -13,12 +13,13 @@ from pathlib import Path
 
 import uvicorn
 
+from ...privacy import masked_logs
 from ..forecasts import Forecaster
 from ..store.store import FeedbackStore
 from .admin.figures import Analyse
 from .app import create_app
 from .connections import ACCEPTED_AT_ONCE, LimitedProtocol, most_connections
-from .listening import listen, page_addresses
+from .listening import keep_loaded, listen, page_addresses
 from .projects import create_projects
 from .webhooks import delivering
 
@@ -45,7 +46,8 @@ def serve(
 ) -> None:
     """Serve the annotation app until SIGINT or SIGTERM.
 
-    If no admin has an account yet, an invitation for one is printed.
+    If no admin has an account yet, an invitation for one is printed. If a project masks private data, it is masked in
+    the logs too.
 
     Args:
         store_url: a path for SQLite, or "postgresql://..."; or several projects, {name: store}, each below /name.
@@ -90,6 +92,8 @@ def serve(
             )
             for project, store in open_stores.items()
         }
+        if any(store.settings.mask_private for store in open_stores.values()):
+            opened.enter_context(masked_logs())
         config.app = create_projects(apps) if several else apps[""]
         places = f", {len(apps)} projects" if several else f" ({open_stores[''].url})"
         lines = [f"annotation app on {here}{places}; stop it with Ctrl-C"]
@@ -99,6 +103,7 @@ def serve(
             open_stores[project].remember_address(app.state.url)
             lines += _greeting(project, open_stores[project], app.state.url)
         opened.enter_context(delivering(*open_stores.values()))
+        keep_loaded()
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
             _Server(config, "\n".join(lines)).run([listener])
 

@@ -52,7 +52,14 @@ class Figures:
         self._busy = False
 
     def get(self) -> Summary:
-        """Return the figures: of now, or, where that would take long, the last ones. `as_of` says of when."""
+        """Return the figures: of now, or, where that would take long, the last ones. `as_of` says of when.
+
+        Whether the project is paused is always of now: who has just paused it looks for that.
+        """
+        summary, paused = self._figures(), self._store.settings.paused
+        return summary if summary.paused == paused else summary.model_copy(update={"paused": paused})
+
+    def _figures(self) -> Summary:
         now_of = self._version()
         with self._lock:
             summary = self._summary

@@ -77,6 +77,16 @@ def remark_on_settings(store: FeedbackStore) -> list[str]:
     panel = settings.panel
     if panel.person and not (panel.completion_code or panel.completion_url):
         remarks.append("panel: without completion_code and completion_url people cannot prove that they are done")
+    if settings.explanations != "off":
+        remarks.append(
+            f"explanations are shown {settings.explanations} the answer: seeing a model's view sways judges, also "
+            "where the model is wrong (Chen et al. 2023, https://arxiv.org/abs/2301.07255; Beck et al. 2025, "
+            "https://arxiv.org/abs/2509.08514), so answers are marked by whether it was looked at before"
+        )
+        if not store.explanations(with_marks=False):
+            remarks.append("explanations: there are none yet; `rlhf feedback explain FOLDER` stores them")
+    if settings.mask_private and store.progress().items:
+        remarks.append("mask_private: what came in before it was switched on stays as it was")
     return remarks
 
 

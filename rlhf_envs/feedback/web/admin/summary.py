@@ -20,6 +20,7 @@ from ...agreement import (
 )
 from ...answers import matches
 from ...criteria import all_criteria, find_criterion
+from ...explaining import ExplanationAgreement, ExplanationSway, compare_explanations
 from ...kinds import matches_gold
 from ...quality import AnnotatorCheck, check_annotators, describe_checks
 from ...records import Item, Judgement
@@ -120,6 +121,8 @@ class Summary(BaseModel):
     paused: bool
     suspicions: list[str] = []  # a sentence for each annotator whose answers look wrong, or one that says there is none
     suggestions: list[SuggestionAgreement] = []
+    explanations: list[ExplanationAgreement] = []
+    sways: list[ExplanationSway] = []
     questions: list[QuestionSummary] = []
 
 
@@ -146,6 +149,7 @@ def summarise(
     intervals = {kind: alpha_interval(own, LEVELS[kind]) for kind, own in votes.items()}
     progress = store.progress()
     checks = check_annotators(given)
+    explained, sways = compare_explanations(store)
     return Summary(
         items=progress.items,
         finished=progress.finished,
@@ -162,6 +166,8 @@ def summarise(
         questions=_by_question(store, given, version),
         suspicions=describe_checks(checks),
         suggestions=compare_suggestions(store),
+        explanations=explained,
+        sways=sways,
     )
 
 

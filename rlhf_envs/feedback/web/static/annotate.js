@@ -2,6 +2,7 @@
 
 import { ApiError, call, newKey, root } from "./api.js";
 import { showDocument } from "./documents.js";
+import { showExplanation } from "./explanation.js";
 import { KINDS, panelName } from "./kinds.js";
 import { atWork, showProgress } from "./progress.js";
 import { buildQuestions, markedIn, placesOf } from "./questions.js";
@@ -22,6 +23,7 @@ let form = null; // the project's own questions about the task, null without any
 let keys = {}; // key -> [words, function]
 let busy = false; // whether an answer is on its way
 let lost = false; // whether the lease is gone; typed text stays
+let answered = null; // the task that was just answered, if its explanation may be seen now
 let last = null; // the last answer, shown again on undo
 let seconds = 0; // how long the task was looked at, before the page last became visible
 let since = null; // when the page became visible
@@ -88,12 +90,22 @@ function show(state) {
   at("comment").value = "";
   keys = {};
   form = null;
+  offerExplanation();
   at("questions").hidden = !task?.questions.length;
   document.body.dataset.kind = task?.kind ?? "none";
   at("skip").disabled = at("comment").disabled = task === null;
   if (task === null) return showNothing(state);
   showTask(state);
   scrollTo(0, 0); // a phone scrolls the page as a whole: the new texts are to be read first
+}
+
+/** Return the task whose explanation may be looked at now, or null: the present one, or the one just answered. */
+const explained = () => (task?.explanation ? task : answered);
+
+function offerExplanation() {
+  const button = at("open-explanation");
+  button.hidden = explained() === null;
+  at("explanation-words").textContent = t(task?.explanation ? "explanation" : "explanation_last");
 }
 
 function showNothing(state) {
@@ -188,6 +200,7 @@ function bindCommon() {
     bind("ArrowDown", t("key_scroll_down"), () => scroll(1));
     bind("ArrowUp", t("key_scroll_up"), () => scroll(-1));
   }
+  if (explained() !== null) bind("Shift X", t("key_explanation"), openExplanation);
   if (lost) bind("n", t("key_next"), next);
   bind("u", t("key_undo"), undo);
   bind("g", t("key_guidelines"), showGuidelines);
@@ -275,6 +288,7 @@ async function done(value, words, answers = {}) {
     const saved = await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
     dropDraft(sent.item);
     last = sent;
+    answered = saved.explanation ? task : null;
     busy = false;
     say(`${t("saved", { words })} ${suggestionWords(saved.suggestion, task)}`);
     await next();
@@ -290,12 +304,32 @@ async function undo() {
   if (busy) return;
   busy = true;
   try {
-    show(await call("POST", `/api/undo${asked()}`));
+    const state = await call("POST", `/api/undo${asked()}`);
+    answered = null;
+    show(state);
     say(t("taken_back"));
   } catch (error) {
     if (error instanceof ApiError && error.status === 409) say(t("no_answer_to_undo"));
     else if (error instanceof ApiError && error.status < 500) failed(error);
     else await next(); // the reply was lost on the way: ask which task is ours now
+  } finally {
+    busy = false;
+  }
+}
+
+async function openExplanation() {
+  const shown = explained();
+  if (busy || shown === null || document.querySelector("dialog[open]")) return;
+  busy = true;
+  try {
+    const dialog = await showExplanation(shown, trouble);
+    if (shown === task || since === null) return;
+    seconds = readClock(); // what is read of the last task is no time at this one
+    since = null;
+    dialog.addEventListener("close", () => { since = document.hidden ? null : performance.now(); });
+  } catch (error) {
+    if (error instanceof ApiError && (error.status === 404 || error.status === 409)) say(error.message);
+    else failed(error);
   } finally {
     busy = false;
   }
@@ -358,6 +392,7 @@ document.addEventListener("click", (event) => {
 at("comment").addEventListener("input", keepDraft);
 at("skip").addEventListener("click", skip);
 at("undo").addEventListener("click", undo);
+at("open-explanation").addEventListener("click", openExplanation);
 at("open-guidelines").addEventListener("click", showGuidelines);
 at("open-keys").addEventListener("click", showKeys);
 next();

@@ -20,6 +20,6 @@ export const number = (value) => value.toLocaleString(language);
 
 /** Return what stands on a key: "Strg Enter" for "Ctrl Enter" in German. Letters and digits stay. */
 export const keyName = (key) => {
-  const arrows = { ArrowDown: "↓", ArrowUp: "↑", ArrowLeft: "←", ArrowRight: "→", "Shift ArrowLeft": "⇧ ←", "Shift ArrowRight": "⇧ →" };
+  const arrows = { ArrowDown: "↓", ArrowUp: "↑", ArrowLeft: "←", ArrowRight: "→", "Shift ArrowLeft": "⇧ ←", "Shift ArrowRight": "⇧ →", "Shift X": "⇧ X" };
   return arrows[key] ?? (TABLE[`press_${key}`] || key);
 };

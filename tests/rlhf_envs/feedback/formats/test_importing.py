@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlhf_envs.datasets import reading
-from rlhf_envs.datasets.messages import read_pair
+from rlhf_envs.datasets.rows import read_pair
 from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.feedback.formats.exporting import preference_rows
 from rlhf_envs.feedback.formats.importing import Import, import_file
@@ -185,7 +185,7 @@ def test_bad_rows_go_to_the_quarantine_with_their_line_and_the_others_are_taken(
         {"prompt": "p", "chosen": None, "rejected": "x"},
         {**good, "strength": 9},
         {**good, "prompt": [{"role": "user", "content": [{"type": "image"}]}]},
-        {"prompt": [USER], "chosen": [assistant("a"), USER, assistant("c")], "rejected": [assistant("b")]},
+        {"prompt": [USER], "chosen": [assistant("a"), USER], "rejected": [assistant("b")]},
         {**good, "annotator": "no\nname"},
         good,
         {**good, "chosen": "bad", "rejected": "good"},
@@ -204,7 +204,8 @@ def test_bad_rows_go_to_the_quarantine_with_their_line_and_the_others_are_taken(
         8: "'chosen' is null",
         9: "strength",
         10: "a picture without its path or data",
-        11: "'chosen' must be one assistant message (after the prompt), not messages of: assistant, user, assistant",
+        11: "'chosen' must be one assistant message (after the prompt), or turns that end with one, not messages of: "
+        "assistant, user",
         12: "an annotator's name",
         13: f"duplicate: 'import' has judged this item in {path}:1",
         14: f"contradiction: 'import' has judged this item in {path}:1 already, as",

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from rlhf_envs.datasets.rows import as_text_rows
 from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.feedback import pictures as module
 from rlhf_envs.feedback.formats.exporting import export_file
 from rlhf_envs.feedback.formats.importing import Import, import_file
 from rlhf_envs.feedback.pictures import Picture, read_picture
+from rlhf_envs.preferences.crowd import aggregate_pairs
 
 
 def image(kind: str = "PNG", size: tuple[int, int] = (6, 4), colour: str = "red") -> bytes:
@@ -221,3 +223,34 @@ def test_completions_of_several_turns_keep_them(store: FeedbackStore, tmp_path: 
     with FeedbackStore(tmp_path / "other.db") as other:
         import_file(other, tmp_path / "all.jsonl")
         assert [item.meta["turns"] for item in other.items()] == [item.meta["turns"] for item in store.items()]
+
+
+def test_turns_are_exported_to_trainers_as_messages_and_read_again(store: FeedbackStore, tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "Weather?"}
+    turns = [
+        {"role": "assistant", "content": "Where?"},
+        {"role": "user", "content": "Paris."},
+        {"role": "assistant", "content": "Rain."},
+    ]
+    short = [{"role": "assistant", "content": "I cannot tell."}]
+    judged = {"judgements": [{"annotator": "ann", "value": {"choice": 0, "strength": 1}}]}
+    assert imported(store, tmp_path, {"prompt": [asked], "completions": [turns, short], **judged}).bad == ()
+    pair = {"prompt": [asked], "chosen": turns, "rejected": short, "annotator": "ann"}
+    labels = [{"completion": turns, "label": True}, {"completion": short, "label": False}]
+    found: dict[str, list[Any]] = {}
+    for name in ("preference", "kto"):
+        export_file(store, tmp_path / f"{name}.jsonl", name, conversational=True)
+        lines = (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        found[name] = list(map(json.loads, lines))
+        with FeedbackStore(tmp_path / f"{name}.db") as other:
+            assert import_file(other, tmp_path / f"{name}.jsonl").bad == ()
+            kept: dict[str, Any] = {}
+            for item in other.items():
+                kept |= zip(item.completions, item.meta.get("turns", [None]), strict=True)
+            assert kept == {"Where?\n\nUser: Paris.\n\nAssistant: Rain.": turns, "I cannot tell.": None}
+    assert found["preference"] == [pair]
+    assert found["kto"] == [{"prompt": [asked], **row, "annotator": "ann"} for row in labels]
+    rows = aggregate_pairs(store.items(), store.judgements(), "majority", messages=True, turns=True)
+    assert (rows[0]["chosen"], rows[0]["rejected"]) == (turns, "I cannot tell.")
+    (row,) = as_text_rows(found["preference"])
+    assert row["chosen"] == " Where?\n\nUser: Paris.\n\nAssistant: Rain."

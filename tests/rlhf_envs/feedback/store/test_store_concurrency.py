@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,6 @@ from rlhf_envs.feedback.store import database
 from rlhf_envs.feedback.store.queue import annotator_named
 
 ANNOTATORS, ITEMS, OVERLAP = 16, 40, 3
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """Let SQLite leave the disk out, as the tests' PostgreSQL does: what is at stake here is the order of calls.
-
-    Every commit waits for the disk, one after another, and a slow one takes a third of a second for it.
-    """
-
-    def relax(connection: Any, *_: object) -> None:
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous=OFF")
-
-    sa.event.listen(sa.pool.Pool, "checkout", relax)
-    yield
-    sa.event.remove(sa.pool.Pool, "checkout", relax)
 
 
 def test_sixteen_annotators_double_nothing_and_lose_nothing(store_url: str) -> None:
@@ -318,7 +302,7 @@ def test_a_forked_process_waits_for_no_thread_of_its_parent(empty_store: Path, t
         inside, over = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with store._database._writer if at == "a write" else database._MIGRATING:
+            with store._database._turn() if at == "a write" else database._MIGRATING:
                 inside.set()
                 over.wait(60)
 

@@ -241,6 +241,7 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("waits_for_the_disk")
 def test_sqlite_commits_reach_the_disk_before_they_are_acknowledged(tmp_path: Path) -> None:
     with FeedbackStore(tmp_path / "feedback.db") as store, store._database.write() as connection:
         pragmas = {

@@ -17,10 +17,12 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback.records import Explained
 from rlhf_envs.feedback.web import create_app
 from rlhf_envs.feedback.web.auth import COOKIE
 
 JUDGE = "POST /api/tasks/{task_id}/judgement"
+EXPLAIN = "POST /api/tasks/{task_id}/explanation"
 JUDGEMENTS = 60  # calls of it: most of the work is in there
 ANSWERS: dict[str, dict[str, Any]] = {
     "pairwise": {"choice": 1, "strength": 2},
@@ -43,7 +45,12 @@ CHECKS = [
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with FeedbackStore(tmp_path_factory.mktemp("schema") / "feedback.db") as store:
         new = [NewItem(kind, "p", tuple("abc"[:n]), overlap=3) for kind, n in KINDS.items()]
-        store.add_items(new * (JUDGEMENTS // 2))  # enough for every call that is taken, in both modes
+        ids = store.add_items(new * (JUDGEMENTS // 2))  # enough for every call that is taken, in both modes
+        kinds = list(KINDS.values()) * (JUDGEMENTS // 2)
+        store.explain(
+            {i: Explained((0.5,) * n, (((0, 1, -0.25),),) * n) for i, n in zip(ids, kinds, strict=True)}, source="r"
+        )
+        store.update_settings(explanations="before")
         store.add_annotator("ada", "admin")
         yield create_app(store, secret=b"s" * 32)
 
@@ -56,10 +63,11 @@ def test_api_keeps_to_its_schema(
 ) -> None:
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", app)
     store = app.state.store
+    explained = Counter[int]()
     called, judged = [], Counter[int]()  # judged: how often each status answered a judgement
 
     def lend(case: schemathesis.Case) -> None:
-        """Let a case judge a task that is lent; every other answer is one of its kind, the rest of it as drawn."""
+        """Let a case ask about a task that is lent; every other answer is one of its kind, the rest of it as drawn."""
         store.update_settings(paused=False)  # the calls of the other mode may have paused it
         task = store.claim("ada")
         assert task is not None
@@ -78,7 +86,7 @@ def test_api_keeps_to_its_schema(
             suppress_health_check=list(HealthCheck),
         )
         def calls(case: schemathesis.Case) -> None:
-            if case.operation.label == JUDGE:
+            if case.operation.label in (JUDGE, EXPLAIN):
                 lend(case)
             cookie, csrf = signed(store, "ada", b"s" * 32)
             headers = {"X-CSRF-Token": csrf}
@@ -86,6 +94,8 @@ def test_api_keeps_to_its_schema(
             case.validate_response(response, checks=CHECKS)
             if case.operation.label == JUDGE:
                 judged[response.status_code] += 1
+            if case.operation.label == EXPLAIN:
+                explained[response.status_code] += 1
 
         try:
             calls()
@@ -97,3 +107,4 @@ def test_api_keeps_to_its_schema(
     assert judged[422] >= 5, judged  # answers that are none of their kind
     if mode is schemathesis.GenerationMode.POSITIVE:
         assert judged[200] >= 15, judged  # it got as far as the disk
+        assert explained[200] >= 1, explained

@@ -151,9 +151,11 @@ def test_where_figures_take_long_a_page_shows_the_last_ones(
     judged.add_items([NewItem("thumbs", "more", ("c",))])
     assert figures.get() is first
     assert figures.get() is first
+    judged.update_settings(paused=True)
+    assert figures.get() == first.model_copy(update={"paused": True}), "whether it is paused is of now"
     go_on.set()
     end = time.monotonic() + 20
-    while figures.get() is first and time.monotonic() < end:
+    while figures.get().items == first.items and time.monotonic() < end:
         time.sleep(0.02)
     assert figures.get().items == 25
 

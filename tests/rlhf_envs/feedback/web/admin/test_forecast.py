@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +70,17 @@ def waits(items: Any, judgements: Any, target: float, on_fit: Any) -> LabelForec
     on_fit(3, 20)
     time.sleep(300)
     raise AssertionError("the test ended long ago")
+
+
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the forecasts' processes from the tests' server of processes: new ones import everything again, 1.2 s each.
+
+    A forecast in a new process is made by the server that is ended, in a program of its own.
+    """
+    context = multiprocessing.get_context("forkserver")
+    patched = SimpleNamespace(get_context=lambda method: context)
+    monkeypatch.setattr("rlhf_envs.feedback.web.admin.forecast.multiprocessing", patched)
 
 
 @pytest.fixture
