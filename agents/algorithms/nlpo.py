@@ -37,6 +37,7 @@ class NLPOPolicy(TokenPolicy):
     """
 
     is_language_model = False
+    shardable = False
 
     def __init__(
         self, observation_space: Any, action_space: Any, lr_schedule: Schedule, mask_top_p: float = 0.9, **kwargs: Any

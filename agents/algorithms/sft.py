@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -14,10 +15,12 @@ from stable_baselines3.common.type_aliases import Schedule
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.tokens import check_text, encode_completion
 
-from ..core.completions import LEFT_OUT, LOST_END, is_empty, log_counts, read_completion
+from ..core.completions import LEFT_OUT, LOST_END, cut_end, is_cut_short, is_empty, log_counts, read_completion
 from ..core.episodes import open_batch
 from .common.episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
+from .common.offline import as_the_model, hand_out, take_rows
 from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
+from .common.preference_data import Logged, as_episode, fingerprint
 from .common.text_agent import NO_DATA
 
 __all__ = ["SFT"]
@@ -36,7 +39,7 @@ class SFT(PolicyGradient):
     Departures: references are trained on at temperature 1, whatever temperature the agent decodes at, as is usual. The
     best of n are trained on at the temperature that they were drawn at. They are drawn anew in every rollout, by the
     agent as it is then. Tokens of references count as sampled tokens do. Of the best of n, the tokens of all n
-    completions count. There is no KL penalty.
+    completions count. There is no KL penalty. A row with `"finish_reason": "length"` has no EOS.
 
     When to use it: first, where the data has good completions, or as the baseline that reinforcement learning has to
     beat. It takes the least time.
@@ -61,7 +64,7 @@ class SFT(PolicyGradient):
 
     defaults = PolicyGradient.defaults | {"learning_rate": 2e-4}
     kl_argument = None
-    data_parallel = False
+    has_rollouts = False
     unused = PolicyGradient.unused | NO_CRITIC | NO_DATA | NO_KL | {"ent_coef": 0.0, "engine": None}
 
     def __init__(
@@ -97,10 +100,15 @@ class SFT(PolicyGradient):
         elif self.group_size < 2:
             raise ValueError(f"group_size={self.group_size} with source='best_of_n': take the best of at least 2")
         super()._setup_model()
-        self._references = self._read(batch) if references else []
+        self._references, self._pictures = self._read(batch) if references else [], batch.pictures
+
+    @property
+    def data_checksum(self) -> str:
+        """Return what is equal on all ranks that learn from the same references."""
+        return fingerprint([Logged((episode,), 1.0, 1.0) for episode in self._references])
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_references"]
+        return [*super()._excluded_save_params(), "_references", "_pictures"]
 
     def _read(self, batch: EpisodeBatch) -> list[Episode]:
         """Return the references as episodes. The log says how many are cut or left out."""
@@ -123,7 +131,7 @@ class SFT(PolicyGradient):
             if is_cut and self.on_long_completion == "drop":
                 continue
             batch.start(0, index)
-            found.append(_as_episode(batch.ids[0, : batch.lengths[0]], np.array(ids, np.int64)))
+            found.append(as_episode(batch.ids[0, : batch.lengths[0]], np.array(ids, np.int64), row=index))
         log_counts(logger, +counts, len(batch.rows), f"max_new_tokens={batch.max_new_tokens}")
         if not found:
             reason = f"fits into max_new_tokens={batch.max_new_tokens}" if counts[LEFT_OUT] else f"has {where}"
@@ -135,13 +143,18 @@ class SFT(PolicyGradient):
         place = f"row {index} of the data"
         try:
             pair = {"prompt": row["prompt"], column: row[column]}
-            head, text = batch.chat.texts(*read_completion(pair, column))
+            prompt, answer = read_completion(pair, column)
+            head, text = batch.chat.texts(prompt, answer)
             check_text(text, f"{column!r}")
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
         if head != batch.chat.text(row["prompt"]):
             raise ValueError(f"{place}: {column!r} has more than the answer to its prompt: put earlier turns there")
-        ids, is_cut = encode_completion(batch.tokenizer, text, batch.max_new_tokens, batch.ends)
+        short = is_cut_short(row)
+        text = cut_end(text, answer) if short else text
+        added = short and bool(batch.ends)  # an EOS is put behind the text, or stands for the token beyond the room
+        ids, is_cut = encode_completion(batch.tokenizer, text, batch.max_new_tokens + added, batch.ends)
+        ids = ids[:-1] if added else ids
         if is_cut and self.on_long_completion == "error":
             raise ValueError(
                 f"{place}: {column!r} has more than max_new_tokens={batch.max_new_tokens} tokens with its EOS: raise "
@@ -154,21 +167,9 @@ class SFT(PolicyGradient):
         if self.source != "references":
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         callback.on_rollout_start()
-        taken: list[Episode] = []
-        while sum(len(episode.actions) for episode in taken) < n_rollout_steps * env.num_envs:
-            if self._next == len(self._order) or len(self._order) != len(self._references):
-                self._order, self._next = np.random.permutation(len(self._references)), 0
-            taken.append(self._references[self._order[self._next]])
-            self._next += 1
-        rollout_buffer.lay_out(taken)
-        self.num_timesteps += sum(len(episode.actions) for episode in taken)
-        nothing = np.zeros(env.num_envs)
-        seen = dict(rewards=nothing, dones=nothing.astype(bool), infos=[{}] * env.num_envs)
-        callback.update_locals({"self": self, "rollout_buffer": rollout_buffer, **seen})
-        if not callback.on_step():
-            return False
-        callback.on_rollout_end()
-        return True
+        size = n_rollout_steps * env.num_envs
+        taken = take_rows(self, self._references, lambda episode: len(episode.actions), size)
+        return hand_out(self, taken, callback, False, self._pictures)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         """Return the weights of the tokens, 1 to be learned and 0 for the others, and the scores."""
@@ -179,18 +180,9 @@ class SFT(PolicyGradient):
         return spread(best, buffer), spread(buffer.scores, buffer)
 
     def train(self) -> None:
-        """Update the policy: with references as the plain model decodes, at temperature 1, without top-k and top-p.
-
-        The decoding holds in backward passes too, which may recompute activations.
-        """
-        policy = self.policy
-        saved = policy.temperature, policy.top_k, policy.top_p
-        if self.source == "references":
-            policy.temperature, policy.top_k, policy.top_p = 1.0, None, None
-        try:
+        """Update the policy: with references as the plain model decodes, at temperature 1, without top-k and top-p."""
+        with as_the_model(self.policy) if self.source == "references" else nullcontext():
             super().train()
-        finally:
-            policy.temperature, policy.top_k, policy.top_p = saved
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
@@ -201,11 +193,3 @@ class SFT(PolicyGradient):
 def _column(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the column that has the references, None if there are none."""
     return next((name for name in ("reference", "completion") if any(row.get(name) for row in rows)), None)
-
-
-def _as_episode(prompt: np.ndarray, completion: np.ndarray) -> Episode:
-    """Return an episode without rewards from the token ids of a prompt and of a completion, int64 each."""
-    context = np.concatenate([prompt, completion[:-1]])
-    columns = np.arange(len(prompt) - 1, len(context))
-    zeros, mask = np.zeros(len(completion), np.float32), np.ones(len(context), np.int8)
-    return Episode({"input_ids": context, "attention_mask": mask}, columns, completion, zeros, zeros, zeros)

@@ -52,7 +52,7 @@ class Turns(NamedTuple):
         return np.asarray(table[self.episodes, self.numbers])[:, None]
 
     def compared(self, compare: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Return the advantages of the actions, `(n, 1)`; `compare` makes those of episodes from scores of episodes."""
+        """Return the advantages of the actions, `(n, 1)`; `compare` turns scores of episodes into advantages."""
         return self.spread(np.stack([compare(column) for column in self.returns.T], axis=1))
 
 

@@ -161,7 +161,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         self.lay_out(self._complete_groups())
         self.stats = {"kl_coef": self.controller.value}
         if self.n_segments:
-            self.reference_log_probs = self._reference_log_probs(policy)
+            self.ask_reference(policy)
             self.stats["entropy"] = -ranks.mean(self.log_probs)
         if self.n_segments and self.report_kl:
             self.stats["kl"] = ranks.mean(self.sum_by_episode(self.kl))
@@ -245,6 +245,10 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         self.log_probs, self.values, self.rewards = (joined(name, np.float32) for name in names)
         self.advantages, self.returns, self.reference_log_probs = (np.zeros_like(self.rewards) for _ in range(3))
 
+    def ask_reference(self, policy: Any) -> None:
+        """Find the log-probabilities of the actions that are laid out under the reference."""
+        self.reference_log_probs = self.reference_log_probs_of(policy)
+
     def _sources(self) -> np.ndarray:
         return super()._sources() if self._segments_before is None else self._segments_before
 
@@ -267,7 +271,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         return Turns.of(rewards, self.segments, self.columns)
 
     def recompute(self, policy: Any) -> None:
-        """Put the policy's log-probabilities and values of now in the place of those from when actions were drawn."""
+        """Replace the log-probabilities and values, which are from when actions were drawn, by the policy's of now."""
         self.log_probs, self.values = np.zeros_like(self.log_probs), np.zeros_like(self.values)
         for chosen in self._batches(TOKENS_AT_ONCE, np.arange(self.n_segments)[:, None]):
             samples = self._segment_samples(chosen)

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ...core.segment_buffer import SegmentBuffer
 from .episode_buffer import EpisodeRolloutBuffer
 
-__all__ = ["ImportanceMode", "correct"]
+__all__ = ["ImportanceMode", "correct", "reweigh"]
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ FAR = 0.1  # a mean |log ratio| per token above it is more than rounding
 
 
 def correct(
-    buffer: EpisodeRolloutBuffer, policy: Any, mode: ImportanceMode | None, clip_max: float
+    buffer: EpisodeRolloutBuffer, policy: Any, mode: ImportanceMode | None, clip_max: float, of_engine: bool = True
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Put the policy's own log-probabilities in the place of an engine's, and return weights of the samples.
 
@@ -32,6 +33,8 @@ def correct(
         buffer: the rollout; its `log_probs` and `values` are replaced.
         mode: None for weights of 1, for algorithms that learn from samples of any policy.
         clip_max: the most that a weight may be.
+        of_engine: an engine drew the samples, and is warned of where its numbers are far off. Otherwise older weights
+            of the policy did.
 
     Returns:
         weights, `(n, 1)`, and metrics for the log.
@@ -40,7 +43,7 @@ def correct(
     buffer.recompute(policy)
     log_ratio = buffer.log_probs.astype(np.float64) - log_ratio
     gap = float(np.abs(log_ratio).mean())
-    if gap > FAR:
+    if gap > FAR and of_engine:
         logger.warning(
             "the engine's log-probabilities are on average %.2g nats from the policy's. Episodes that a rollout cut or "
             "that waited for their group are of older weights. Else it may serve other weights, or count "
@@ -51,6 +54,34 @@ def correct(
     if mode == "sequence_truncate":
         log_ratio = buffer.sum_by_episode(log_ratio)[buffer.segments[:, 0]][:, None]
     ratio = np.exp(np.minimum(log_ratio, 50))
-    metrics = {"mean": float(ratio.mean()), "max": float(ratio.max()), "min": float(ratio.min())}
     weights = np.ones_like(ratio) if mode is None else np.minimum(ratio, clip_max)
-    return weights, {"engine_gap": gap} | {f"importance_ratio_{name}": value for name, value in metrics.items()}
+    return weights, ({"engine_gap": gap} if of_engine else {}) | _describe(ratio)
+
+
+def reweigh(buffer: SegmentBuffer, policy: Any, clip_max: float, centred: bool) -> dict[str, float]:
+    """Weigh the advantages of a rollout of SB3's algorithms that older weights of the policy drew, token by token.
+
+    As in Hilton et al. 2022, "Batch size-invariance for policy optimization", https://arxiv.org/abs/2110.00641: the
+    buffer's `log_probs`, of the old weights, are replaced by the log-probabilities of `policy`, so that the update's
+    ratios start at 1, and advantages are multiplied by `min(pi / pi_old, clip_max)`. The KL penalty and the values stay
+    as they were.
+
+    Args:
+        buffer: the rollout, with its advantages.
+        centred: subtract the mean from the advantages first, because the algorithm does so in every minibatch, where it
+            would be a mean of weighted ones.
+
+    Returns:
+        metrics for the log.
+    """
+    old = buffer.log_probs.astype(np.float64)
+    buffer.compute_again(policy)
+    ratio = np.exp(np.minimum(buffer.log_probs - old, 50))
+    advantages = buffer.advantages - buffer.advantages.mean() if centred else buffer.advantages
+    buffer.advantages = (np.minimum(ratio, clip_max) * advantages).astype(np.float32)
+    return _describe(ratio)
+
+
+def _describe(ratio: np.ndarray) -> dict[str, float]:
+    found = {"mean": ratio.mean(), "max": ratio.max(), "min": ratio.min()}
+    return {f"importance_ratio_{name}": float(value) for name, value in found.items()}

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets import load_rows
-from rlhf_envs.datasets.messages import Prompt, as_text_rows
+from rlhf_envs.datasets.messages import Prompt
+from rlhf_envs.datasets.rows import as_text_rows
 from rlhf_envs.tokens import check_text, encode_completion, keep_end
 
 from ...core.completions import is_conversation

@@ -1,4 +1,4 @@
-"""Hold what REINFORCE, RLOO, GRPO, AWR, SFT and online DPO share: they learn from whole episodes, with a loss."""
+"""Hold what REINFORCE, RLOO, GRPO, AWR, SFT, DPO and KTO share: they learn from whole episodes, with a loss."""
 
 from __future__ import annotations
 
@@ -176,7 +176,9 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         self.logger.record("train/episodes", buffer.n_segments)
         if not buffer.n_segments:
             return
-        weights = 1.0 if self.engine is None else self._correct(buffer, self.engine.clip_max)
+        source = self.engine or self.collector
+        clip_max = None if source is None else source.clip_max
+        weights = 1.0 if clip_max is None else self._correct(buffer, clip_max)
         advantages, returns = self._advantages(buffer)
         buffer.advantages = (weights * advantages).astype(np.float32)
         buffer.returns = returns.astype(np.float32)
@@ -192,12 +194,12 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
                     metrics.setdefault(name, []).append(value.item())
             self._n_updates += 1
         for name, values in metrics.items():
-            self.logger.record(f"train/{name}", float(np.mean(values)))
+            self.logger.record(name if "/" in name else f"train/{name}", float(np.mean(values)))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _correct(self, buffer: EpisodeRolloutBuffer, clip_max: float) -> np.ndarray:
-        """Return the weights of the engine's samples, `(n, 1)`."""
-        weights, metrics = correct(buffer, self.policy, self.importance, clip_max)
+        """Return the weights of samples of an engine, or of older weights, `(n, 1)`."""
+        weights, metrics = correct(buffer, self.policy, self.importance, clip_max, of_engine=self.engine is not None)
         for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
         return weights
@@ -207,7 +209,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         raise NotImplementedError
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the loss of a minibatch, and metrics for the log."""
+        """Return the loss of a minibatch, and metrics for the log; a name without "/" goes under "train/"."""
         raise NotImplementedError
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, Self
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
@@ -45,6 +46,9 @@ class TextAgent:
             that is accepted.
         trains: whether `learn` is meant to change the policy.
         data_parallel: whether the ranks of a data-parallel run can share its updates: their losses are means.
+        has_rollouts: whether it learns from rollouts, which workers can collect, and not from rows of data.
+        collector: what collects the rollouts in the place of this process, such as the workers of `agents.scale`; None
+            collects them here. A saved agent does not keep it.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -52,6 +56,8 @@ class TextAgent:
     unused: ClassVar[dict[str, Any]] = {}
     trains: ClassVar[bool] = True
     data_parallel: ClassVar[bool] = False
+    has_rollouts: ClassVar[bool] = True
+    collector: Any = None
 
     def __init__(
         self, policy: Any = None, env: Any = None, learning_rate: float | Schedule | None = None, **kwargs: Any
@@ -76,6 +82,16 @@ class TextAgent:
                 instead = f" (its KL penalty is weighed by {owner})" if owner else ""
                 raise ValueError(f"{name}={given!r}: {cls.__name__} makes no use of it{instead}; leave it out")
 
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "collector", "collect_rollouts"]  # type: ignore[misc]
+
+    def set_collector(self, collector: Any) -> None:
+        """Let `collector.collect(agent, callback)` collect the rollouts from now on; None lets the SB3 class again."""
+        self.collector = collector
+        vars(self).pop("collect_rollouts", None)
+        if collector is not None:
+            self.collect_rollouts = lambda env, callback, *_args, **_kwargs: collector.collect(self, callback)
+
     def learn(
         self,
         total_timesteps: int,
@@ -96,9 +112,11 @@ class TextAgent:
             **kwargs: other arguments of the SB3 class, such as `use_masking` of `MaskablePPO`.
         """
         name = type(self).__name__ if tb_log_name is None else tb_log_name
-        agent: Self = super().learn(  # type: ignore[misc]
-            total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar=progress_bar, **kwargs
-        )
+        sharded = getattr(vars(self).get("policy"), "shards", None) is not None  # passes are collectives then
+        with ranks.answering(certain=False) if sharded else nullcontext():
+            agent: Self = super().learn(  # type: ignore[misc]
+                total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar=progress_bar, **kwargs
+            )
         return agent
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
@@ -109,7 +127,7 @@ class TextAgent:
             if not self.data_parallel:
                 raise ValueError(
                     f"{type(self).__name__} trains in one process: take ppo, maskable_ppo, ppo_lagrangian, nlpo, a2c, "
-                    "reinforce, awr, rloo, grpo or online_dpo on several ranks"
+                    "reinforce, awr, rloo, grpo, online_dpo, sft, dpo or kto on several ranks"
                 )
             callback = Together(as_callbacks(callback))
         return super()._init_callback(callback, progress_bar)  # type: ignore[misc]

@@ -16,6 +16,8 @@ from agents.testing import check_algorithm
 
 ONE_ROLLOUT = dict(n_steps=12)  # for four episodes per environment
 FEW_EPOCHS = dict(ONE_ROLLOUT, n_epochs=2)
+BANDIT_PAIRS = [dict(prompt=p, chosen=f"{p} {q}", rejected=q) for p in "abcd" for q in "cde"]
+BANDIT_LABELS = [dict(prompt=r["prompt"], completion=r["chosen"], label=i % 2 == 0) for i, r in enumerate(BANDIT_PAIRS)]
 # What an algorithm cannot do without, or is quick with.
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "a2c": ONE_ROLLOUT,
@@ -27,6 +29,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "dqn": dict(learning_starts=24, train_freq=3, batch_size=24),
     "qrdqn": dict(learning_starts=24, train_freq=3, batch_size=24),
     "ilql": dict(train_freq=3, gradient_steps=2, batch_size=24),
+    "dpo": dict(ONE_ROLLOUT, data=BANDIT_PAIRS),
+    "kto": dict(ONE_ROLLOUT, data=BANDIT_LABELS),
     "random": dict(learns=False),
     "best_of_n": dict(learns=False),
 }

@@ -87,7 +87,7 @@ def test_rollout_and_reference_equal_a_second_computation_under_the_masks():
     )
     expected = recompute(reference, buffer)
     assert np.abs(expected - buffer.log_probs).max() > 0.01, "the policy has moved away from the reference"
-    np.testing.assert_allclose(buffer._reference_log_probs(agent.policy), expected, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(buffer.reference_log_probs_of(agent.policy), expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_rollout_and_reference_equal_the_numpy_reference(settings):
     agent, target, reference = moved_agent(**settings)
     temperature = settings.get("temperature", 1.0)
     buffer = collect(agent)
-    of_reference = buffer._reference_log_probs(agent.policy)
+    of_reference = buffer.reference_log_probs_of(agent.policy)
     network = agent.policy.language_model.model
     masked = 0
     for place, context, action in contexts_and_actions(buffer):

@@ -157,7 +157,6 @@ def test_a_run_that_is_stopped_goes_on_exactly(name: str, tmp_path: Path, monkey
 
     from rlhf_envs.rewards.rules import TokenBanditReward
 
-    monkeypatch.setattr("agents.training.report.plot_curves", lambda *_, **__: None)
     whole = train(config(name, tmp_path / "whole")).folder
     score, calls = TokenBanditReward.score, 0
 
@@ -182,11 +181,8 @@ def test_a_run_that_is_stopped_goes_on_exactly(name: str, tmp_path: Path, monkey
     np.testing.assert_array_equal(again.reward, result.after.reward)
 
 
-def test_a_run_killed_while_it_saves_its_agent_is_completed(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_killed_while_it_saves_its_agent_is_completed(name: str, tmp_path: Path) -> None:
     """The last checkpoint is the finished agent: so does an unbroken run save it."""
-    monkeypatch.setattr("agents.training.report.plot_curves", lambda *_, **__: None)
     folder = train(config(name, tmp_path, save_freq=96)).folder
     agent = Path(shutil.move(folder / "agent", tmp_path / "agent"))
     (folder / "report.json").unlink()

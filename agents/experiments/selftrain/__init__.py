@@ -1,0 +1,1 @@
+"""Train a model on its own best answers, in rounds."""
