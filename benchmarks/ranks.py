@@ -3,10 +3,13 @@
     python -m benchmarks.ranks --ranks 1 2 --repeats 2
 
 Each number of ranks trains SmolLM2 with LoRA and stock PPO on film reviews: the same environments, tokens and
-minibatches in all, shared by the ranks. The numbers of ranks take turns. The first rollout with its update is not
-timed. Tokens per second are by the clock; the seconds that the processes worked are printed too, for a machine that
-others use, and the load (of one minute) when each began. Of several ranks the first says which share of the time it
-waited for the others, and which it took to hand numbers over.
+minibatches in all, shared by the ranks. The numbers of ranks take turns. The first rollout with its update, before
+which ranks are given equal weights, is not timed. Tokens per second are by the clock; the seconds that the processes
+worked are printed too, for a machine that others use, and the load (of one minute) when each began. Of several ranks
+the first says which share of the time it waited for the others, and which it took to hand numbers over.
+
+With `--apart` as many processes do what the ranks do, and do not talk to each other: what the machine's cores and
+memory let them reach at most.
 """
 
 from __future__ import annotations
@@ -24,29 +27,54 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from stable_baselines3.common.callbacks import BaseCallback
+
 __all__ = ["main"]
 
 
-def train(model: str, n_envs: int, rollouts: int, new_tokens: int) -> dict[str, float]:
+def train(model: str, n_envs: int, rollouts: int, new_tokens: int, apart: bool) -> dict[str, float]:
     """Be one rank: train one rollout, then time others. Return the tokens of all ranks, the seconds and the work."""
     import agents
+    from agents.core import ranks
     from agents.scale.group import joined
     from agents.scale.launch import is_rank
 
     with joined() if is_rank() else nullcontext():
-        n = n_envs // int(os.environ.get("WORLD_SIZE", "1"))
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        n, batch = n_envs // world, n_envs * new_tokens // 2
         env = agents.make_vec_env("rlhf/Sentiment-v0", n, seed=0, model=model, max_new_tokens=new_tokens)
-        batch = n_envs * new_tokens // 2
+        if apart:
+            ranks.stop()
+            batch //= world
         agent = agents.make("ppo", env, seed=0, train="lora", n_steps=new_tokens, batch_size=batch, n_epochs=2)
-        agent.learn(1)
-        spent = _time_collectives() if is_rank() else {}
-        before, begin, worked = agent.num_timesteps, time.perf_counter(), _worked()
-        agent.learn(rollouts * n_envs * new_tokens, reset_num_timesteps=False)
-        return {
-            "tokens": agent.num_timesteps - before,
-            "seconds": time.perf_counter() - begin,
-            "worked": _worked() - worked,
-        } | spent
+        clock = _Clock(is_rank() and not apart)
+        agent.learn((1 + rollouts) * n_envs * new_tokens // (world if apart else 1), clock)
+        return clock.read() | {"tokens": rollouts * n_envs * new_tokens}
+
+
+class _Clock(BaseCallback):
+    """Begin to count after the first rollout and its update; with `collectives` also what these take."""
+
+    def __init__(self, collectives: bool) -> None:
+        super().__init__()
+        self._collectives, self._rollouts = collectives, 0
+        self._spent: dict[str, float] = {}
+
+    def _on_rollout_start(self) -> None:
+        self._rollouts += 1
+        if self._rollouts == 2:
+            self._spent = _time_collectives() if self._collectives else {}
+            self._begin, self._before = time.perf_counter(), _worked()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        self._times = {"seconds": time.perf_counter() - self._begin, "worked": _worked() - self._before}
+
+    def read(self) -> dict[str, float]:
+        """Return the seconds, and the seconds of CPU, until training ended."""
+        return self._times | self._spent
 
 
 def _time_collectives() -> dict[str, float]:
@@ -76,7 +104,8 @@ def _worked() -> float:
 
 def _measure(ranks: int, options: argparse.Namespace) -> dict[str, float]:
     given = ["--model", options.model, "--n-envs", str(options.n_envs), "--rollouts", str(options.rollouts)]
-    command = [sys.executable, "-m", "benchmarks.ranks", *given, "--new-tokens", str(options.new_tokens), "--be-a-rank"]
+    given += ["--new-tokens", str(options.new_tokens), *(["--apart"] if options.apart else [])]
+    command = [sys.executable, "-m", "benchmarks.ranks", *given, "--be-a-rank"]
     load, env = os.getloadavg()[0], os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -88,8 +117,9 @@ def _measure(ranks: int, options: argparse.Namespace) -> dict[str, float]:
     if failed := [process.returncode for process in started if process.returncode]:
         raise SystemExit(failed[0])
     lines = [json.loads(text.splitlines()[-1]) for text in printed]
-    worked = sum(line["worked"] for line in lines)
-    return lines[0] | {"worked": worked, "speed": lines[0]["tokens"] / lines[0]["seconds"], "load": load}
+    worked, seconds = sum(line["worked"] for line in lines), max(line["seconds"] for line in lines)
+    speed = lines[0]["tokens"] / seconds
+    return lines[0] | {"seconds": seconds, "worked": worked, "speed": speed, "load": load}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,10 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-envs", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--rollouts", type=int, default=2)
+    parser.add_argument("--apart", action="store_true", help="let the ranks not talk to each other")
     parser.add_argument("--be-a-rank", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.be_a_rank:
-        print(json.dumps(train(options.model, options.n_envs, options.rollouts, options.new_tokens)), flush=True)
+        sizes = options.n_envs, options.rollouts, options.new_tokens
+        print(json.dumps(train(options.model, *sizes, options.apart)), flush=True)
         return
     speeds: dict[int, list[float]] = {ranks: [] for ranks in options.ranks}
     for _ in range(options.repeats):

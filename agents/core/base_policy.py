@@ -26,6 +26,7 @@ from .models import find_model
 from .observations import PIXELS
 from .plain_card import write_plain_card
 from .precision import check_device, check_dtype, keep_float32, set_attention, store_frozen
+from .sharding import Shards
 from .trunk import Trunk
 
 __all__ = ["LanguageModelPolicy"]
@@ -82,7 +83,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
         base_name: the name of the model below the adapters; None without adapters, or if it has no name.
         is_language_model: whether the model that `save_pretrained` writes is all of the policy.
         reads_action_masks: whether tokens are chosen under the environment's action masks.
+        shardable: whether ranks can share its weights: it has no networks but the language model and a value head.
         reads_pictures: whether it reads the key `pixel_values` of observations, with a vision-language model.
+        shards: what shares the weights among the ranks of a run; None without `agents.core.sharding.shard`.
         kl_coef: a copy of the adaptive KL coefficient, a scalar. The rollout buffer's `KLController` owns the
             coefficient; the copy is here because a saved policy keeps it and a saved buffer may not exist.
     """
@@ -90,6 +93,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
     is_language_model: ClassVar[bool] = True
     reads_action_masks: ClassVar[bool] = False
     reads_pictures: ClassVar[bool] = False
+    shardable: ClassVar[bool] = False
+    shards: Shards | None = None
     kl_coef: torch.Tensor
     _arguments: dict[str, Any]
 
@@ -308,6 +313,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
     def _as_reference(self, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
         """Call a function of the model without its adapters, or else with the parameters from before training."""
+        if self.shards is not None and self.shards.reading_reference:
+            with self.autocast():
+                return function(*args)
         if self.language_model.adapters is None:
             return self._with(self.reference, function, *args)
         with self.language_model.adapters.off(), self.autocast():
@@ -319,6 +327,10 @@ class LanguageModelPolicy(ActorCriticPolicy):
         with self.autocast():
             result: torch.Tensor = torch.func.functional_call(self.language_model, parameters, (function, *args))
         return result
+
+    def at_reference(self) -> AbstractContextManager[None]:
+        """Return a context in which the reference is at hand. With `shards` all ranks have to enter it."""
+        return nullcontext() if self.shards is None else self.shards.reference()
 
     def start_parameters(self) -> dict[str, tuple[nn.Parameter, torch.Tensor]]:
         """Return the parameters that learn and act, by name, each with the value it had before training."""

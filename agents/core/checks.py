@@ -30,7 +30,7 @@ __all__ = [
 
 def check_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
     """Raise `FloatingPointError` if the gradient of a named parameter is not finite."""
-    named = [(name, p.grad) for name, p in parameters if p.grad is not None]
+    named = [(name, getattr(p.grad, "_local_tensor", p.grad)) for name, p in parameters if p.grad is not None]
     finite = torch.stack(torch._foreach_norm([grad for _, grad in named])).isfinite() if named else torch.ones(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()

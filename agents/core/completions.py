@@ -7,9 +7,21 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_envs.datasets.messages import Prompt, needed, read_answers, read_prompt
+from rlhf_envs.datasets.messages import Prompt
+from rlhf_envs.datasets.rows import needed, read_answers, read_prompt
 
-__all__ = ["EMPTY", "LEFT_OUT", "LOST_END", "has_loss", "is_conversation", "is_empty", "log_counts", "read_completion"]
+__all__ = [
+    "EMPTY",
+    "LEFT_OUT",
+    "LOST_END",
+    "cut_end",
+    "has_loss",
+    "is_conversation",
+    "is_cut_short",
+    "is_empty",
+    "log_counts",
+    "read_completion",
+]
 
 EMPTY = "rows left out, because the completion is empty"
 LEFT_OUT = "rows left out, because the completion is too long"
@@ -58,6 +70,17 @@ def is_empty(completion: Any) -> bool:
     if isinstance(completion, list) and completion and isinstance(completion[-1], dict):
         completion = completion[-1].get("content")
     return isinstance(completion, str) and not completion.strip()
+
+
+def is_cut_short(row: Mapping[str, Any]) -> bool:
+    """Return whether a row says that its completion ran out of room, as `rlhf generate` does: no EOS follows it."""
+    return row.get("finish_reason") == "length"
+
+
+def cut_end(text: str, completion: str) -> str:
+    """Return what a chat template wrote of a completion without what it wrote after that."""
+    at = text.rfind(completion.strip())
+    return text if at < 0 else text[: at + len(completion.strip())] if text.strip() != completion.strip() else text
 
 
 def log_counts(logger: logging.Logger, counts: Counter[str], n_rows: int, room: str) -> None:

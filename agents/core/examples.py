@@ -1,7 +1,7 @@
 """Turn rows of prompts and completions into examples: tokens to read, and those among them to learn.
 
-The prompt gives context and no loss. A completion ends with EOS. In a conversation every turn of the assistant is a
-completion; one with `"weight": 0` has no loss.
+The prompt gives context and no loss. A completion ends with EOS, unless its row has `"finish_reason": "length"`. In a
+conversation every turn of the assistant is a completion; one with `"weight": 0` has no loss.
 """
 
 from __future__ import annotations
@@ -15,12 +15,23 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets import load_rows
-from rlhf_envs.datasets.messages import as_messages, read_prompt, with_system
+from rlhf_envs.datasets.messages import as_messages
+from rlhf_envs.datasets.rows import read_prompt, with_system
 from rlhf_envs.datasets.splits import take_split
 from rlhf_envs.pictures import Pictures
 from rlhf_envs.tokens import encode_after, encode_texts, keep_end, keep_start
 
-from .completions import EMPTY, LEFT_OUT, LOST_END, has_loss, is_empty, log_counts, read_completion
+from .completions import (
+    EMPTY,
+    LEFT_OUT,
+    LOST_END,
+    cut_end,
+    has_loss,
+    is_cut_short,
+    is_empty,
+    log_counts,
+    read_completion,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -150,6 +161,7 @@ class _Piece(NamedTuple):
     text: str
     is_completion: bool = False
     is_learned: bool = False
+    is_ended: bool = True
 
 
 def _pieces(chat: ChatFormat, row: Row) -> tuple[list[_Piece], bool]:
@@ -160,7 +172,9 @@ def _pieces(chat: ChatFormat, row: Row) -> tuple[list[_Piece], bool]:
             prompt = as_messages(prompt, "prompt")
         prompt = prompt if isinstance(prompt, str) else chat.with_system(prompt)
         head, tail = chat.texts(prompt, completion)
-        return [_Piece(head), _Piece(tail, True, True)], isinstance(prompt, list)
+        short = is_cut_short(row)
+        tail = cut_end(tail, completion) if short else tail
+        return [_Piece(head), _Piece(tail, True, True, not short)], isinstance(prompt, list)
     messages = as_messages(row["messages"], "messages", tools=True)
     given = row["messages"] if isinstance(row["messages"], list) else [row["messages"]]
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
@@ -182,12 +196,13 @@ def _pieces(chat: ChatFormat, row: Row) -> tuple[list[_Piece], bool]:
 def _encode(
     tokenizer: PreTrainedTokenizerBase, pieces: Sequence[_Piece], ends: Sequence[int], opened: bool = True
 ) -> tuple[list[int], list[int]]:
-    """Return the tokens of a row's texts and their labels. Each completion ends with one of `ends`."""
+    """Return the tokens of a row's texts and their labels. Each finished completion ends with one of `ends`."""
     ids: list[int] = []
     labels: list[int] = []
-    for text, is_completion, is_learned in pieces:
+    for text, is_completion, is_learned, is_ended in pieces:
         new = encode_after(tokenizer, text) if ids else encode_texts(tokenizer, [text], opened=opened)[0]
-        if is_completion and ends and not set(ends) & set(new[-2:]):  # a template may put a line break after its end
+        has_end = bool(set(ends) & set(new[-2:]))  # a template may put a line break after its end
+        if is_completion and is_ended and ends and not has_end:
             new = [*new, tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]]
         ids += new
         labels += new if is_learned else [IGNORED] * len(new)

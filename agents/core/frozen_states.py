@@ -2,7 +2,7 @@
 
 Where only the last blocks learn, the update and the reference start from the hidden states that enter them. Prefill and
 decoding have computed these states already. `SlotStates` keeps them by slot of the KV cache, `LastCall` lets the
-rollout buffer read them after a step, and `RolloutStates` holds those of a whole rollout, without padding.
+rollout buffer read them after a step, and `RolloutStates` holds the states of a whole rollout, without padding.
 """
 
 from __future__ import annotations

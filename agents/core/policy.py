@@ -66,6 +66,7 @@ class TokenPolicy(LanguageModelPolicy):
     """
 
     reads_pictures = True
+    shardable = True
     draw_instead: Callable[[dict[str, torch.Tensor]], Evaluated] | None = None
     _at_last_values = False  # whether SB3 asks next for the values after a rollout
     sft_state: torch.Tensor
@@ -224,7 +225,7 @@ class TokenPolicy(LanguageModelPolicy):
         return values
 
     def values_of(self, obs: PyTorchObs, needed: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the values, `(batch, 1)`; of rows that are not `needed`, `(batch,)` bool, those of any context."""
+        """Return the values, `(batch, 1)`. Rows that are not `needed`, `(batch,)` bool, may get any number."""
         values: torch.Tensor = self.value_net(self.hidden(obs, self._critic, needed).float())
         return values
 
@@ -265,7 +266,8 @@ class TokenPolicy(LanguageModelPolicy):
         assert isinstance(obs, dict)
         actions = actions.to(self.device).long().flatten()
         if self.micro_batch_size is None:
-            results = self._evaluate(obs, actions)
+            run = (lambda function, *args: function(*args)) if self.shards is None else self.shards.run
+            results = run(self._evaluate, obs, actions)
         else:
             results = self._evaluate_in_parts(obs, actions, self.micro_batch_size)
         check_results(obs, results, self.decode)
@@ -275,7 +277,7 @@ class TokenPolicy(LanguageModelPolicy):
         if self.sft is not None:
             values, log_probs, entropies = results
             results = values, self.sft.attach(self, self.sft_state, log_probs, self.micro_batch_size), entropies
-        values, log_probs, entropies = ranks.shared(self, *results)
+        values, log_probs, entropies = ranks.shared(self, *results, summed=self.shards is not None)
         return values, log_probs, entropies
 
     @torch.no_grad()

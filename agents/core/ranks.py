@@ -12,6 +12,7 @@ All ranks have to call the functions in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "AllRanks",
     "RankLost",
     "agreed",
+    "answering",
     "broadcast",
     "everywhere",
     "first",
@@ -48,7 +50,7 @@ _explain: Callable[[], str] = str
 
 
 class RankLost(RuntimeError):
-    """Say that other ranks no longer answer."""
+    """Say that other ranks, or workers, no longer answer."""
 
 
 def start(explain: Callable[[], str] = str) -> None:
@@ -83,11 +85,26 @@ def first() -> bool:
 
 
 def _collective(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    try:
+    with answering():
         function(*args, **kwargs)
+
+
+@contextmanager
+def answering(certain: bool = True) -> Iterator[None]:
+    """Raise `RankLost` where collectives in the `with` block fail.
+
+    Args:
+        certain: whether only collectives raise RuntimeError there; otherwise other errors pass while all ranks answer.
+    """
+    try:
+        yield
+    except RankLost:
+        raise
     except RuntimeError as error:  # gloo's and NCCL's, among them DistBackendError
-        reason = _explain() or f"the ranks no longer answer ({str(error).splitlines()[0][:200]})"
-        raise RankLost(reason) from error
+        reason = _explain()
+        if not reason and not certain:
+            raise
+        raise RankLost(reason or f"the ranks no longer answer ({str(error).splitlines()[0][:200]})") from error
 
 
 # Numbers and arrays
@@ -182,8 +199,8 @@ class AllRanks(torch.Tensor):
     all of them. What else is computed from it is computed from this rank's part, and is `AllRanks` too.
 
     Attributes:
-        n_of_all: how many values all ranks have, which `len` returns; None: it returns those of this rank. SB3 asks for
-            it before it normalises advantages, and has to do so on all ranks or on none.
+        n_of_all: how many values all ranks have, which `len` returns; with None it counts the values of this rank. SB3
+            asks for it before it normalises advantages, and has to do so on all ranks or on none.
     """
 
     n_of_all: int | None = None
@@ -265,13 +282,16 @@ def parts(values: torch.Tensor, counted: bool = False) -> torch.Tensor:
 # Gradients
 
 
-def shared(module: torch.nn.Module, *results: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def shared(module: torch.nn.Module, *results: torch.Tensor, summed: bool = False) -> tuple[torch.Tensor, ...]:
     """Return results of a module as `AllRanks`. Their backward pass ends with the sum of all ranks' gradients.
 
     So gradients are summed before an algorithm clips them. Without gradients, the results are returned as they are.
+    With `summed` something else sums them, as FSDP does.
     """
     if size() == 1 or not torch.is_grad_enabled():
         return results
+    if summed:
+        return tuple(result.as_subclass(AllRanks) for result in results)
     return tuple(result.as_subclass(AllRanks) for result in _SumGradients.apply(module, *results))
 
 

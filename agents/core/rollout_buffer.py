@@ -89,7 +89,7 @@ class SequenceRolloutBuffer(SegmentBuffer):
             last_values = last_values.where_going_on(dones)
         if not last_values.isfinite().all():
             raise FloatingPointError("the values after the rollout are not finite: lower learning_rate")
-        kl = self.log_probs - self._reference_log_probs(policy)  # (n_steps, n_envs) k1
+        kl = self.log_probs - self.reference_log_probs_of(policy)  # (n_steps, n_envs) k1
         shaping = self._shaping(last_values, dones)
         self.rewards = charge(self.rewards, kl, self.controller.value, shaping.values(), self.whiten_rewards)
         self._record(kl, dones)

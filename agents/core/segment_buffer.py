@@ -64,6 +64,8 @@ class SegmentBuffer(RolloutBuffer):
     Attributes:
         controller: the owner of the KL coefficient.
         stats: metrics of the last rollout for the logger.
+        known_reference: the reference's log-probabilities, in the shape of `log_probs`, where another process found
+            them; None where this one asks the reference.
     """
 
     observation_space: spaces.Dict
@@ -110,6 +112,7 @@ class SegmentBuffer(RolloutBuffer):
         self._latest = np.zeros((0, 0), dtype=np.int64)  # (n_envs, length) the contexts of the last step
         self.trunk_states = RolloutStates()
         self._unscored: list[tuple[int, Any, FinishedEpisode]] = []  # the step, the environment, the episode
+        self.known_reference: np.ndarray | None = None
         self.pos, self.full = 0, False
 
     def get_state(self) -> dict[str, Any]:
@@ -209,14 +212,28 @@ class SegmentBuffer(RolloutBuffer):
         policy = getattr(last_values, "policy", None)
         if policy is None:
             raise TypeError(f"{type(self).__name__} takes its reference from TokenPolicy: use it with that policy")
+        self.finish(policy, last_values, dones, self.complete(policy))
+
+    def complete(self, policy: Any) -> dict[str, float]:
+        """Score the episodes that have no score yet, and check all numbers of the rollout. Return metrics for `finish`.
+
+        Raises:
+            RewardError, ScoreError, FloatingPointError: as `compute_returns_and_advantage`.
+        """
         self._score_episodes()
         # An engine's log-probabilities are replaced where its samples are weighted.
-        rounding = self._compute_again(policy) if policy.bf16 and policy.draw_instead is None else {}
+        rounding = self.compute_again(policy) if policy.bf16 and policy.draw_instead is None else {}
         self._check_finite(policy)
+        return rounding
+
+    def finish(
+        self, policy: Any, last_values: torch.Tensor, dones: np.ndarray, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Make a rollout ready for the update that has passed `complete`, here or in the process that collected it."""
         self.controller.restore(policy.kl_coef)
         self.stats = {}
         self._finish_rollout(policy, last_values, np.asarray(dones, bool))
-        self.stats |= rounding
+        self.stats |= metrics or {}
         policy.kl_coef.fill_(self.controller.value)
 
     def _finish_rollout(self, policy: Any, last_values: torch.Tensor, dones: np.ndarray) -> None:
@@ -262,7 +279,7 @@ class SegmentBuffer(RolloutBuffer):
                     f"after {context!r}: lower learning_rate, or look at the reward function"
                 )
 
-    def _compute_again(self, policy: Any) -> dict[str, float]:
+    def compute_again(self, policy: Any) -> dict[str, float]:
         """Replace the log-probabilities by those of a pass over whole sequences, as the update and the reference make.
 
         In bfloat16 decoding rounds otherwise than such a pass, by percents of a probability.
@@ -273,7 +290,7 @@ class SegmentBuffer(RolloutBuffer):
         decoded, self.log_probs = self.log_probs, self._passes(policy, policy.log_prob)
         return {"sampling_logp_difference": float(np.abs(self.log_probs - decoded).mean())}
 
-    def _reference_log_probs(self, policy: Any) -> np.ndarray:
+    def reference_log_probs_of(self, policy: Any) -> np.ndarray:
         """Return the log-probabilities of the actions under the reference, in the shape of `log_probs`.
 
         Without `report_kl` they are the policy's own.
@@ -281,7 +298,10 @@ class SegmentBuffer(RolloutBuffer):
         self._complete_states(policy)
         if not self.report_kl:
             return self.log_probs.copy()
-        reference = self._passes(policy, policy.reference_log_prob)
+        if self.known_reference is not None:
+            return self.known_reference
+        with policy.at_reference():
+            reference = self._passes(policy, policy.reference_log_prob)
         if not np.isfinite(reference).all():
             raise FloatingPointError("the reference's log-probabilities are not finite: lower learning_rate")
         return reference

@@ -19,7 +19,7 @@ from rlhf_envs.words import ngrams
 from . import ranks
 from .samples import sample_markdown
 
-__all__ = ["TEXT_ONLY", "TextMetrics", "check_metric_names", "distinct_bigrams", "list_episodes"]
+__all__ = ["TEXT_ONLY", "TextMetrics", "check_metric_names", "distinct_bigrams", "distinct_ngrams", "list_episodes"]
 
 BUFFER_STATS = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability", "sampling_logp_difference")
 TEXT_ONLY = ("stdout", "log", "json", "csv")
@@ -40,8 +40,13 @@ def check_metric_names(names: Iterable[str]) -> None:
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
     """Return distinct-2 (Li et al. 2016): different word bigrams of the texts over all of them; 0 if there is none."""
-    bigrams = [pair for text in texts for pair in ngrams(text, 2)]
-    return len(set(bigrams)) / len(bigrams) if bigrams else 0.0
+    return distinct_ngrams(texts, 2)
+
+
+def distinct_ngrams(texts: Sequence[str], n: int) -> float:
+    """Return distinct-n (Li et al. 2016): different word n-grams of the texts over all of them; 0 if there is none."""
+    found = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(found)) / len(found) if found else 0.0
 
 
 class TextMetrics(BaseCallback):

@@ -25,7 +25,7 @@ class TellTrainerState(BaseCallback):
         env = self.training_env
         if not env.has_attr("set_trainer_state"):
             return
-        n_envs = env.num_envs * ranks.size()
+        n_envs = getattr(env, "total_envs", env.num_envs * ranks.size())
         tokens = n_envs * getattr(self.model, "n_steps", 1) if hasattr(self.model, "rollout_buffer") else 1
-        total = -(-self.model._total_timesteps // tokens)
-        env.env_method("set_trainer_state", TrainerState(self.num_timesteps // tokens, total, self.num_timesteps))
+        done, total = self.model.num_timesteps, -(-self.model._total_timesteps // tokens)
+        env.env_method("set_trainer_state", TrainerState(done // tokens, total, done))

@@ -59,6 +59,8 @@ class TextVecEnv(VecEnv):
         is_collected: whether a rollout buffer that scores episodes took the last step, and nothing else computed with
             its rewards; None before the first.
         n_left: the episodes that ended in the last step, were not scored, and reached no such buffer.
+        share: which part of a run's rows these are, from 0, and how many parts there are, where other processes have
+            the others; set it before the seeds.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class TextVecEnv(VecEnv):
         self.score, self.score_batch = score, score_batch
         self.is_collected: bool | None = None
         self.n_left = 0
+        self.share = (0, 1)
         self._warns = score == "rollout"  # of steps that no buffer takes
         self._actions: np.ndarray | None = None
         self._t_start = time.time()
@@ -81,16 +84,16 @@ class TextVecEnv(VecEnv):
 
     @property
     def total_envs(self) -> int:
-        """Return the number of rows that the ranks of a data-parallel run have together."""
-        return self.num_envs * ranks.size()
+        """Return the number of rows that the ranks, or the workers, of a run have together."""
+        return self.num_envs * ranks.size() * self.share[1]
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Keep the rows' seeds for the next reset, derived from one seed (a random one if it is None); return them.
 
-        The ranks of a data-parallel run share the seeds that one process with all rows would have.
+        The ranks or workers of a run share the seeds that one process with all rows would have.
         """
         drawn = int(np.random.randint(2**32, dtype=np.uint32)) if seed is None else seed
-        begin = ranks.rank() * self.num_envs
+        begin = (ranks.rank() + self.share[0]) * self.num_envs
         self._seeds = [*row_seeds(drawn, self.total_envs)[begin : begin + self.num_envs]]
         return self._seeds
 

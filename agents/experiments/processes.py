@@ -2,7 +2,8 @@
 
 A process reads its task from standard input, as one line of JSON. The input stays open: when it ends, the process of
 the experiment has died, and the run ends at once. It goes on later from its last checkpoint. What the process prints
-goes to the run's log. A failure is written to the run's error file.
+goes to the run's log. A failure is written to the run's error file. `agents.experiments.cluster`
+has them run elsewhere.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from rlhf_envs.files import replace_json
 
 from ..training.errors import RunInterrupted, RunStopped
 
-__all__ = ["Job", "attempt", "run_jobs", "serve"]
+__all__ = ["INTERRUPTED", "LOOK", "Job", "Process", "attempt", "run_jobs", "serve", "worker_environment"]
 
 PATIENCE = 60.0  # seconds that runs get to be saved
 LOOK = 2.0  # seconds between two looks at the runs under way
@@ -42,6 +43,7 @@ class Job:
         name: what the experiment calls the run.
         worker: the module that does it: its `main` returns `serve(...)`.
         task: what the worker is told, as JSON.
+        folder: the run's folder, with all that it leaves.
         result: the file that the worker writes last. A run that has it is finished.
         error: the file that says why the run failed.
         log: the file with what the run printed.
@@ -50,28 +52,52 @@ class Job:
     name: str
     worker: str
     task: dict[str, Any]
+    folder: Path
     result: Path
     error: Path
     log: Path
 
 
-def run_jobs(jobs: Sequence[Job], n: int, ended: Callable[[str, str], None], look: Callable[[], None]) -> None:
+class Process(Protocol):
+    """Do a job: a process of this machine, or what stands for one elsewhere."""
+
+    @property
+    def stdin(self) -> IO[str] | None: ...
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def wait(self) -> int: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    n: int,
+    ended: Callable[[str, str], None],
+    look: Callable[[], None],
+    start: Callable[[Job], Process] | None = None,
+) -> None:
     """Run jobs, `n` at a time. A failed one leaves its error file.
 
     `ended` is called with the name of each job and how it ended: "finished", "interrupted" or "FAILED, <error>"; `look`
-    every few seconds.
+    every few seconds. `start` begins a job, in a process of this machine by default.
 
     Raises:
         KeyboardInterrupt: after the runs under way have had time to be saved.
     """
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Process] = []
     lock, stopping = threading.Lock(), threading.Event()
 
     def run_one(job: Job) -> str:
         with lock:
             if stopping.is_set():
                 return "interrupted"
-            process = _start(job)
+            process = (start or _start)(job)
             processes.append(process)
         with process:
             with suppress(OSError):  # a broken pipe: the process has died
@@ -102,8 +128,6 @@ def run_jobs(jobs: Sequence[Job], n: int, ended: Callable[[str, str], None], loo
 
 
 def _start(job: Job) -> subprocess.Popen[str]:
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # plugins are where they are here
     with job.log.open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, "-m", job.worker],
@@ -111,9 +135,20 @@ def _start(job: Job) -> subprocess.Popen[str]:
             stdout=log,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
-            env={**os.environ, **threads, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"},
+            env=worker_environment(),
             start_new_session=True,  # Ctrl-C reaches the experiment alone, which then has its runs saved
         )
+
+
+def worker_environment(threads: int = 1, paths: Sequence[str] = ()) -> dict[str, str]:
+    """Return the environment of a worker with so many threads, which finds modules where this process does.
+
+    Then in `paths` too.
+    """
+    found = [path or os.getcwd() for path in sys.path]  # plugins are where they are here
+    numbers = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    places = {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*found, *paths]))}
+    return {**os.environ, **numbers, **places, "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _outcome(job: Job, code: int) -> str:

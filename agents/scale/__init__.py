@@ -1,4 +1,4 @@
-"""Train in several processes and on several machines: the ranks of torchrun. Nothing here imports torch by itself."""
+"""Train in several processes and on several machines: the ranks of torchrun, and the workers of Ray."""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ from stable_baselines3.common.logger import Logger
 
 from rlhf_envs.registration import check_environment
 
-from ..algorithms.ppo_lagrangian import LagrangeMultiplier
 from ..core import ranks
 from ..core.text_metrics import TextMetrics
 from ..saving.checkpoints import Checkpoints
 from ..training.checkpoint_callback import CheckpointCallback
 from ..training.config import TrainConfig
+from ..training.constraint import find_multipliers
 from ..training.errors import RunInterrupted, RunStopped
 from ..training.rank_states import RankStates
 from ..training.run import build_agent, check_budget, load_agent, resolve_config
@@ -28,8 +28,10 @@ class NoCheckpoints(Checkpoints):
     """Write nothing: the first rank does."""
 
     def write(self, captured: Mapping[str, Any], agent: Any) -> Path:
-        """Return where the first rank would have written a checkpoint."""
-        return self.directory / str(captured["attributes"]["num_timesteps"])
+        """Return a folder by the name of the first rank's checkpoint, which is empty."""
+        path = self.directory / str(captured["attributes"]["num_timesteps"])
+        path.mkdir(exist_ok=True)
+        return path
 
 
 def follow(config: TrainConfig, resumed: bool) -> None:
@@ -54,8 +56,9 @@ def follow(config: TrainConfig, resumed: bool) -> None:
     agent.set_logger(Logger(None, []))
     with tempfile.TemporaryDirectory() as folder:
         metrics, states = TextMetrics(judges={}), RankStates()
-        guard = CheckpointCallback(NoCheckpoints(folder), callbacks=(metrics, states), until_closed=True)
-        multiplier = [] if config.constraint is None else [LagrangeMultiplier()]
+        freq = config.save_freq if config.shard else 0  # a policy with shards is saved by all ranks together
+        guard = CheckpointCallback(NoCheckpoints(folder), freq, callbacks=(metrics, states), until_closed=True)
+        multiplier = find_multipliers(config, agent)
         tokens = config.n_timesteps - agent.num_timesteps
         try:
             with guard.stopping():
@@ -68,4 +71,5 @@ def follow(config: TrainConfig, resumed: bool) -> None:
             guard.close()
             agent.get_env().close()
     if guard.interrupted is not None:
-        raise RunInterrupted(f"rank {ranks.rank()} was ended by {guard.interrupted.name}", guard.interrupted)
+        how = "ended, as another rank got" if guard.told else "was ended by"
+        raise RunInterrupted(f"rank {ranks.rank()} {how} {guard.interrupted.name}", guard.interrupted)

@@ -28,7 +28,7 @@ def launch(n: int, arguments: Sequence[str]) -> None:
     gets an equal part of the cores, unless OMP_NUM_THREADS says otherwise.
 
     Raises:
-        RunStopped: a rank failed or was killed; the message names it.
+        RunStopped: a rank failed or was killed, and the message names it; or a rank got a signal.
         RunInterrupted: a signal ended this process; the ranks have saved the run and said where.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -70,6 +70,9 @@ def _explain(failures: dict[int, Any], n: int) -> str:
 
     rank, failure = min(failures.items(), key=order)
     code = failure.exitcode
+    is_signal = code - 128 in signal.valid_signals()
+    if is_signal and all(one.exitcode in (code, -signal.SIGTERM) for one in failures.values()):  # they have saved
+        return f"a rank got {signal.Signals(code - 128).name}, and all {n} have ended, see above"
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with the exit code {code}, see above"
     others = "the others were ended too" if n > 2 else "the other was ended too"
     return f"rank {rank} of {n} (process {failure.pid}) {how}; {others}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
+
+from rlhf_envs.api_keys import read_api_key
 
 __all__ = ["Completion", "CompletionsEngine", "EngineError", "Sampling"]
 
@@ -318,7 +319,11 @@ class CompletionsEngine:
         parts = urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self._api_key_env):
+        try:
+            key = read_api_key(self._api_key_env)
+        except ValueError as error:
+            raise EngineError(f"{self.url}: {error}") from None
+        if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         with closing(kind(parts.netloc, timeout=self.timeout)) as connection:
             connection.request(method, parts.path + path, None if body is None else json.dumps(body), headers)

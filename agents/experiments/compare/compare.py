@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from rlhf_envs.rendering import html_table
 from ...saving.folders import CONFIG
 from ...saving.locks import locked
 from ...saving.provenance import provenance, write_settings
+from ..cluster.jobs import check_ray, on_cluster
 from .analysis import ComparisonReport, analyse, compared_metric
 from .config import CompareConfig, join_existing
 from .exports import to_csv, to_latex
@@ -70,11 +72,14 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
     Raises:
         ValueError, TypeError: the configuration is wrong, or the folder holds another comparison. Nothing is written,
             and no model is loaded.
+        ModuleNotFoundError: it is to run on a Ray cluster, and Ray is not installed.
         KeyboardInterrupt: the runs under way are saved. The same configuration goes on.
     """
     started = time.perf_counter()
     config = join_existing(config)
     runs = plan(config)
+    if config.uses_ray:
+        check_ray(config.tracker)
     folder = config.path
     with locked(folder, "comparison"):
         write_settings(folder / CONFIG, config.model_dump(mode="json"))
@@ -100,6 +105,12 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
     for run in missing:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         run.error.unlink(missing_ok=True)
+    gpus = int(config.device.startswith("cuda"))
+    with on_cluster(config.ray_address, gpus=gpus) if config.uses_ray else nullcontext():
+        _run_due(config, runs, missing, say)
+
+
+def _run_due(config: CompareConfig, runs: Sequence[Run], missing: Sequence[Run], say: Callable[[str], None]) -> None:
     pruned: dict[str, Pruned] = {}
     progress = _Progress(missing, config.tokens, say)
     by_seed = [[run for run in missing if run.seed == seed] for seed in range(config.seeds)]

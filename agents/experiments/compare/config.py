@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlhf_envs.names import find_name
 
 from ...registry import available
-from ...training.config import Environment, Model, Pairs, Part, Settings, Trackers, option, parse_pairs
+from ...training.aspects import ASPECTS, with_aspects
+from ...training.fields import Environment, Model, Pairs, Part, Settings, Trackers, option, parse_pairs
 from ..joining import check_unchanged, read_saved
 
 __all__ = ["CompareConfig", "join_existing"]
@@ -20,6 +21,8 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ADDED = {"algos", "seeds", "kl_coefs", "overrides", "folder"}  # what an existing comparison may get more of
 CHANGED = {
     "jobs",
+    "ray",
+    "ray_address",
     "metric",
     "threshold",
     "keep_agents",
@@ -48,7 +51,15 @@ class CompareConfig(Settings):
         "frontier of reward against KL. Each algorithm's own by default.",
         json_schema_extra={"type": "text"},
     )
-    jobs: int = option(2, "Runs side by side, each in a process with one thread.", ge=1)
+    jobs: int | None = option(
+        None,
+        "Runs side by side, each in a process with one thread: 2 by default, with --ray as many as the cluster holds.",
+        ge=1,
+    )
+    ray: bool = option(False, "Do the runs on a Ray cluster, each with one CPU; with --device cuda, one GPU too.")
+    ray_address: str | None = option(
+        None, "Address of the Ray cluster: RAY_ADDRESS, or else one started on this machine, by default."
+    )
     folder: str | None = option(
         None, "Folder of the comparison; one that exists goes on. logs/compare/<Env> by default.", "-f", "--folder"
     )
@@ -65,6 +76,7 @@ class CompareConfig(Settings):
         {}, "Arguments of one algorithm, such as ppo.n_epochs:4; repeat the flag.", "--override"
     )
     env_kwargs: Pairs = option({}, "Arguments of the environment; repeat the flag.")
+    aspects: str | None = option(None, ASPECTS)
     evaluations: int = option(10, "Evaluations per run, at equal steps; the last is after training.", ge=1)
     test_episodes: int = option(128, "Held-out prompts of an evaluation, the same ones each time.", ge=2)
     test_split: Literal["test", "validation", "train"] = option(
@@ -140,9 +152,19 @@ class CompareConfig(Settings):
             raise ValueError(f"{wrong[0]!r} is the name of a folder too: take letters, digits, - and _")
         return value
 
+    @model_validator(mode="after")
+    def _with_aspects(self) -> Self:
+        if self.aspects is not None:
+            self.env_kwargs = with_aspects(self.env_kwargs, self.aspects)
+        return self
+
     @property
     def env_id(self) -> str:
         return self.env.rpartition(":")[2]
+
+    @property
+    def uses_ray(self) -> bool:
+        return self.ray or self.ray_address is not None
 
     @property
     def path(self) -> Path:
@@ -172,6 +194,8 @@ def join_existing(config: CompareConfig) -> CompareConfig:
         "kl_coefs": sorted({*saved.kl_coefs, *config.kl_coefs}),
         "overrides": saved.overrides | config.overrides,
         "folder": str(config.path),
+        "ray": config.ray,  # where runs are done says nothing about them: each call says it anew
+        "ray_address": config.ray_address,
     }
     return CompareConfig(**joined)
 

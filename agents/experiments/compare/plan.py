@@ -25,7 +25,17 @@ from ...training.hyperparams import default_hyperparams
 from ...training.run import resolve_config
 from .config import CompareConfig
 
-__all__ = ["Arm", "Outcome", "Run", "RunConfig", "check_unchanged", "check_use", "judges_of", "plan", "read_outcomes"]
+__all__ = [
+    "Arm",
+    "Outcome",
+    "Run",
+    "RunConfig",
+    "check_run_settings",
+    "check_use",
+    "judges_of",
+    "plan",
+    "read_outcomes",
+]
 
 DECODING = {"temperature": 1.0, "top_k": None, "top_p": None}  # the values that change nothing
 # Settings that a run has from the comparison; of them an arm may set `train` and `n_envs`.
@@ -161,7 +171,7 @@ def plan(config: CompareConfig) -> list[Run]:
     seeds = [{"seed": seed, "run_name": f"seed_{seed:02d}"} for seed in range(config.seeds)]  # names that sort as text
     runs = [Run(arm, seed, arm.config.model_copy(update=own)) for seed, own in enumerate(seeds) for arm in arms]
     for run in runs:
-        check_unchanged(run.folder, run.arm.resolved, run.seed)
+        check_run_settings(run.folder, run.arm.resolved, run.seed)
     return runs
 
 
@@ -282,7 +292,7 @@ def check_use(name: str, cls: type[Any], resolved: TrainConfig) -> None:
         raise ValueError(f"{name}: {error}") from error
 
 
-def check_unchanged(folder: Path, resolved: TrainConfig, seed: int) -> None:
+def check_run_settings(folder: Path, resolved: TrainConfig, seed: int) -> None:
     """Raise ValueError if the run in a folder was started with other settings."""
     saved = read_config(folder)
     now = json.loads(resolved.model_dump_json()) | {"seed": seed}

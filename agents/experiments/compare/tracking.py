@@ -66,7 +66,7 @@ class Tracker:
         record = {"step": step, "tokens": tokens, "seconds": round(seconds, 3)}
         record |= {name: content[name] for name in ("estimates", "samples")}
         self.records = [kept for kept in self.records if kept["step"] != step] + [record]
-        replace_json(self.folder / EVALUATIONS, self.records)
+        replace_json(self.folder / EVALUATIONS, self.records, exact=True)
         found = {f"{HELD_OUT}/{name}": float(estimate["mean"]) for name, estimate in content["estimates"].items()}
         for tracker in self.trackers:
             tracker.log(found, max(step, tokens))  # untrained: no tokens

@@ -20,6 +20,8 @@ from ...saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, is_bundle
 from ...training.config import TrainConfig
 from ...training.resume import prepare_resumed
 from ...training.run import Prepared, TrainResult, prepare, train
+from ...training.trackers import finish_trackers
+from ..cluster.jobs import RayJobs
 from ..processes import Job, run_jobs, serve
 from .config import CompareConfig
 from .plan import Run, RunConfig
@@ -28,15 +30,24 @@ from .tracking import HeldOutEvaluations, Tracker
 __all__ = ["as_task", "execute", "main", "prepare_run", "run_all", "tidy"]
 
 WORKER = "agents.experiments.compare.worker"
+MOST = 512  # runs side by side: a thread here watches each
 
 
 def run_all(
     runs: Sequence[Run], config: CompareConfig, ended: Callable[[Run, str], None], look: Callable[[], None]
 ) -> None:
-    """Run runs, `config.jobs` at a time, see `agents.experiments.processes.run_jobs`."""
+    """Run runs side by side, in processes of this machine or on the Ray cluster that this one is connected to."""
     of = {run.name: run for run in runs}
-    jobs = [Job(run.name, WORKER, as_task(run, config), run.result, run.error, run.log) for run in runs]
-    run_jobs(jobs, config.jobs, lambda name, how: ended(of[name], how), look)
+    jobs = [Job(run.name, WORKER, as_task(run, config), run.folder, run.result, run.error, run.log) for run in runs]
+
+    def end(name: str, how: str) -> None:
+        ended(of[name], how)
+
+    if not config.uses_ray:
+        run_jobs(jobs, config.jobs or 2, end, look)
+        return
+    cluster = RayJobs(config.path.absolute(), gpus=int(config.device.startswith("cuda")))
+    run_jobs(jobs, min(config.jobs or len(jobs), MOST) or 1, end, look, cluster.start)
 
 
 def as_task(run: Run, config: CompareConfig) -> dict[str, Any]:
@@ -75,12 +86,16 @@ def execute(task: dict[str, Any]) -> None:
         run.callbacks.insert(run.callbacks.index(guard), evaluations)  # before a checkpoint of the same tokens
         guard.add(evaluations)
     started = time.perf_counter()
+    failure: BaseException | None = None
     try:
         result = train(run)
         seconds = evaluations.seconds or time.perf_counter() - started - result.after.seconds
         tracker.finish(result.before, result.after, int(result.agent.num_timesteps), seconds)
+    except BaseException as error:
+        failure = error
+        raise
     finally:
-        run.finish_trackers()
+        finish_trackers(run.trackers, failure)
     _write_result(tracker, result, seconds)
     if not task["keep_agents"]:
         tidy(run.folder)
@@ -99,7 +114,7 @@ def prepare_run(config: RunConfig) -> Prepared:
     left = is_bundle(find_folder(folder / AGENT)) or Checkpoints(folder / CHECKPOINTS).latest() is not None
     if (folder / CONFIG).is_file() and left:
         own = TrainConfig(env=config.env, env_kwargs=config.env_kwargs)  # from the comparison: a file imports nothing
-        return prepare_resumed(folder, TrainConfig.of_folder(folder, own))
+        return prepare_resumed(folder, RunConfig.of_folder(folder, own))
     if folder.exists():
         shutil.rmtree(folder)
     return prepare(config)
@@ -119,7 +134,7 @@ def _write_result(tracker: Tracker, result: TrainResult, seconds: float) -> None
         "defaults": registry.plain_defaults(type(result.agent)),
         "evaluations": sorted(tracker.records, key=lambda record: record["step"]),
     }
-    replace_json(result.folder / "result.json", content)
+    replace_json(result.folder / "result.json", content, exact=True)
 
 
 if __name__ == "__main__":

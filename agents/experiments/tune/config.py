@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from ...training.config import Algorithm, Environment, LogFolder, Pairs, TrainConfig, option
+from ...training.config import TrainConfig
+from ...training.fields import Algorithm, Environment, LogFolder, Pairs, Trackers, option
 from .space import parse_range
 
 __all__ = ["TuneConfig"]
 
 # Fields that another call of the same study may change: how long it goes on, and what is done with its findings.
 FREE = {"trials", "log_folder", "output", "storage", "study", "confirm_seeds", "threads"}
+FREE |= {"jobs", "ray", "ray_address", "tracker", "project"}
 
 
 class TuneConfig(BaseModel):
@@ -53,8 +55,17 @@ class TuneConfig(BaseModel):
         "-o",
         "--output",
     )
+    tracker: Trackers = []
+    project: str = option("rlhf-envs", "Project of the trackers; in MLflow the experiment.")
     device: str = option("auto", "auto, cpu or cuda.")
-    threads: int | None = option(None, "CPU threads of torch; all cores by default.", gt=0)
+    threads: int | None = option(
+        None, "CPU threads of torch; all cores by default, with --ray one, and as many CPUs per trial.", gt=0
+    )
+    ray: bool = option(False, "Do trials on a Ray cluster; with --device cuda, each with one GPU.")
+    ray_address: str | None = option(
+        None, "Address of the Ray cluster: RAY_ADDRESS, or else one started on this machine, by default."
+    )
+    jobs: int | None = option(None, "Trials side by side with --ray; as many as the cluster has CPUs by default.", ge=1)
 
     @field_validator("space")
     @classmethod
@@ -62,6 +73,16 @@ class TuneConfig(BaseModel):
         for text in value:
             parse_range(text)
         return value
+
+    @model_validator(mode="after")
+    def _jobs_need_ray(self) -> TuneConfig:
+        if self.jobs is not None and not self.uses_ray:
+            raise ValueError("--jobs needs --ray; without it, give the command in several terminals with one --storage")
+        return self
+
+    @property
+    def uses_ray(self) -> bool:
+        return self.ray or self.ray_address is not None
 
     @property
     def env_name(self) -> str:
@@ -88,6 +109,7 @@ class TuneConfig(BaseModel):
 
     def run(self, seed: int, chosen: dict[str, Any]) -> TrainConfig:
         """Return the configuration of one training run with chosen settings."""
-        shared = self.model_dump(include={"algo", "env", "n_envs", "settings", "env_kwargs", "device", "threads"})
+        same = {"algo", "env", "n_envs", "settings", "env_kwargs", "device", "threads", "tracker", "project"}
+        shared = self.model_dump(include=same) | {"log_folder": str(self.folder())}  # where trackers write
         hyperparams = self.hyperparams | chosen
         return TrainConfig(**shared, n_timesteps=self.tokens, seed=seed, hyperparams=hyperparams, progress=False)

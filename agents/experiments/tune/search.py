@@ -9,7 +9,8 @@ the search did not use. Their metrics on validation and test show whether to cha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import optuna
 from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards import get_reward
@@ -30,11 +32,14 @@ from ...evaluation.statistics import Estimate, bootstrap_mean
 from ...registry import check_arguments, describe, get_algorithm
 from ...saving.locks import locked
 from ...training.run import build_agent, resolve_config
+from ...training.trackers import TrackerOutput, check_trackers, tracking
+from ..cluster.jobs import check_ray, on_cluster
 from .config import TuneConfig
+from .remote import TRIALS, Remote
 from .space import Range, parse_range, search_space
 from .workers import SURPLUS, WORKER, counted, is_surplus, requeue_stale_trials, signature
 
-__all__ = ["Confirmation", "TuneResult", "tune"]
+__all__ = ["Confirmation", "Pruning", "TuneResult", "train_and_measure", "tune"]
 
 CONFIG, KL, ERROR, VALUES = "config", "kl", "error", "figures"  # attributes of a study and of its trials
 OPENING = ".opening.lock"  # Optuna fails where two processes make the tables of a storage at once
@@ -73,24 +78,34 @@ def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> 
     Raises:
         ValueError: the configuration is wrong or differs from the study's, no trial stayed within the KL limit, or
             another process is at work in the folder. (Several may share a `storage` that the configuration names.)
+        ModuleNotFoundError: trials are to run on a Ray cluster, and Ray is not installed.
     """
     space = find_space(config)
-    with locked(config.folder(), "search") if config.storage is None else nullcontext():
-        return _search(config, space, say)
+    check_trackers(config.run(config.seed, {}))
+    if not config.uses_ray:
+        with locked(config.folder(), "search") if config.storage is None else nullcontext():
+            return _search(config, space, say)
+    check_ray(config.tracker)
+    cpus, gpus = config.threads or 1, int(config.device.startswith("cuda"))
+    with on_cluster(config.ray_address, cpus, gpus) as ray:
+        places = int(ray.cluster_resources().get("CPU", 1)) // cpus
+        n = config.jobs or max(1, min(places, config.trials))
+        with locked(config.folder(), "search") if config.storage is None else nullcontext():
+            return _search(config, space, say, Remote(config), n)
 
 
-def _search(config: TuneConfig, space: dict[str, Range], say: Callable[[str], None]) -> TuneResult:
+def _search(
+    config: TuneConfig, space: dict[str, Range], say: Callable[[str], None], remote: Remote | None = None, n: int = 1
+) -> TuneResult:
+    """Run the trials that are missing, `n` at a time and on a cluster if there is a `remote`, and confirm the best."""
     with signature(config.folder()) as worker:
         with FileLock(config.folder() / OPENING):
             study = _open_study(config, space)
         requeue_stale_trials(study, say)
-        while sum(trial.state is not TrialState.WAITING for trial in counted(study)) < config.trials:
-            study.optimize(
-                lambda trial: _objective(config, space, trial, worker),
-                n_trials=1,
-                catch=(Exception,),  # the table of trials has the cause
-                callbacks=[lambda study, trial: say(_trial_line(config, trial))],
-            )
+        if remote is None:
+            _run_trials(config, space, study, worker, say)
+        else:
+            _run_together(config, space, worker, say, remote, n)
     if running := [str(trial.number) for trial in counted(study) if trial.state is TrialState.RUNNING]:
         say(f"still running elsewhere, and not in this report: trial {', '.join(running)}")
     best = _best(config, study)
@@ -99,8 +114,56 @@ def _search(config: TuneConfig, space: dict[str, Range], say: Callable[[str], No
     confirmed = defaults = None
     if config.confirm_seeds:
         say(f"confirming trial {best.number} and the default settings with {config.confirm_seeds} new seeds each")
-        confirmed, defaults = _confirm(config, best.params), _confirm(config, {})
+        settings_of = {"best": best.params, "defaults": {}}
+        confirmed, defaults = (_confirm(config, chosen, name, remote) for name, chosen in settings_of.items())
     return TuneResult(config, space, study, best, settings, confirmed, defaults)
+
+
+def _run_trials(
+    config: TuneConfig,
+    space: dict[str, Range],
+    study: optuna.Study,
+    worker: list[str],
+    say: Callable[[str], None],
+    remote: Remote | None = None,
+) -> None:
+    """Run one trial after the other until there are enough, with those of others that share the study."""
+    while sum(trial.state is not TrialState.WAITING for trial in counted(study)) < config.trials:
+        study.optimize(
+            lambda trial: _objective(config, space, trial, worker, remote),
+            n_trials=1,
+            catch=(Exception,),  # the table of trials has the cause
+            callbacks=[lambda study, trial: say(_trial_line(config, trial))],
+        )
+
+
+def _run_together(
+    config: TuneConfig,
+    space: dict[str, Range],
+    worker: list[str],
+    say: Callable[[str], None],
+    remote: Remote,
+    n: int,
+) -> None:
+    """Run trials on a cluster, `n` at a time: a thread for each shares the study as a process of its own would.
+
+    Raises:
+        KeyboardInterrupt: the trials under way have been ended.
+    """
+
+    def work() -> None:
+        with FileLock(config.folder() / OPENING):
+            study = _open_study(config, space)  # its sampler is this thread's own
+        _run_trials(config, space, study, worker, say, remote)
+
+    with ThreadPoolExecutor(n) as pool:
+        futures = [pool.submit(work) for _ in range(n)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            remote.stop()
+            raise
 
 
 def find_space(config: TuneConfig) -> dict[str, Range]:
@@ -171,7 +234,13 @@ def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, constraints_func=constraints)
 
 
-def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial, worker: list[str]) -> float:
+def _objective(
+    config: TuneConfig,
+    space: dict[str, Range],
+    trial: optuna.Trial,
+    worker: list[str],
+    remote: Remote | None = None,
+) -> float:
     """Return the mean of the metric over a trial's seeds. If it fails, the trial keeps the cause."""
     trial.set_user_attr(WORKER, worker)
     if is_surplus(trial.study, trial.number, config.trials):
@@ -181,9 +250,8 @@ def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial,
     chosen = {name: found.suggest(trial, name) for name, found in space.items()}
     found: list[tuple[float, float, str]] = []
     try:
-        for index in range(config.seeds_per_trial):
-            agent = _train(config, config.seed + index, chosen, _Pruning(config, trial, index))
-            found.append(_measure(config, agent, "validation"))
+        for one in _trained(config, trial, chosen) if remote is None else _trained_there(config, trial, chosen, remote):
+            found.append(one)
             values, kls, _ = map(list, zip(*found, strict=True))
             trial.set_user_attr(VALUES, values)
             trial.set_user_attr(KL, float(np.mean(kls)))
@@ -195,10 +263,83 @@ def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial,
     return float(np.mean([metric for metric, *_ in found]))
 
 
-def _train(config: TuneConfig, seed: int, chosen: dict[str, Any], callback: BaseCallback | None = None) -> Any:
+def _trained(config: TuneConfig, trial: optuna.Trial, chosen: dict[str, Any]) -> Iterator[tuple[float, float, str]]:
+    """Train a trial with each seed, and yield what `measure` says of each agent."""
+
+    def report(step: int, metric: float, kl: float) -> None:
+        if _is_pruned(trial, step, metric, kl):
+            raise optuna.TrialPruned
+
+    for index in range(config.seeds_per_trial):
+        callback, name = Pruning(config, report, index), f"{trial.number:03d}"
+        yield train_and_measure(config, config.seed + index, chosen, ["validation"], name, callback)["validation"]
+
+
+def _trained_there(
+    config: TuneConfig, trial: optuna.Trial, chosen: dict[str, Any], remote: Remote
+) -> Iterator[tuple[float, float, str]]:
+    """Yield the same of a trial that is trained on a cluster. It is pruned when its evaluations have come back."""
+    seen: dict[int, bool] = {}
+
+    def is_pruned(reports: list[list[float]]) -> bool:
+        for step, metric, kl in reports:
+            if not any(seen.values()) and int(step) not in seen:  # a trial whose node was lost reports steps again
+                seen[int(step)] = _is_pruned(trial, int(step), metric, kl)
+        return any(seen.values())
+
+    seeds = [config.seed + index for index in range(config.seeds_per_trial)]
+    found = remote.run(f"{trial.number:03d}", chosen, seeds, ["validation"], is_pruned)
+    if found is None:
+        raise optuna.TrialPruned
+    yield from ((metric, kl, prompts) for metric, kl, prompts in (row["validation"] for row in found))
+
+
+def _is_pruned(trial: optuna.Trial, step: int, metric: float, kl: float) -> bool:
+    """Report an evaluation of a trial, and return whether the trial ends with it."""
+    trial.report(metric, step)
+    trial.set_user_attr(KL, kl)
+    return trial.should_prune()
+
+
+def train_and_measure(
+    config: TuneConfig,
+    seed: int,
+    chosen: dict[str, Any],
+    splits: Sequence[str],
+    name: str,
+    callback: BaseCallback | None = None,
+) -> dict[str, tuple[float, float, str]]:
+    """Train with chosen settings, and return what `measure` says of the agent, by split.
+
+    Trackers get a run `<name>-seed_<seed>`, with SB3's scalars and the last metric.
+    """
+    run, folder = config.run(seed, chosen), config.folder() / TRIALS / f"{name}-seed_{seed}"
+    if not run.trackers:
+        agent = train_trial(config, seed, chosen, callback)
+        return {split: measure(config, agent, split) for split in splits}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tracking(run, folder, good=optuna.TrialPruned) as trackers:
+        agent = train_trial(config, seed, chosen, callback, Logger(None, [*map(TrackerOutput, trackers)]))
+        found = {split: measure(config, agent, split) for split in splits}
+        for tracker in trackers:
+            for split, (metric, kl, _) in found.items():
+                tracker.log({f"{split}/{config.metric}": metric, f"{split}/kl": kl}, agent.num_timesteps)
+    return found
+
+
+def train_trial(
+    config: TuneConfig,
+    seed: int,
+    chosen: dict[str, Any],
+    callback: BaseCallback | None = None,
+    output: Logger | None = None,
+) -> Any:
+    """Return the agent of a training with chosen settings."""
     run = resolve_config(config.run(seed, chosen))
     assert run.n_timesteps is not None
     agent = build_agent(run)
+    if output is not None:
+        agent.set_logger(output)
     try:
         agent.learn(run.n_timesteps, callback=callback)
     finally:
@@ -206,7 +347,7 @@ def _train(config: TuneConfig, seed: int, chosen: dict[str, Any], callback: Base
     return agent
 
 
-def _measure(config: TuneConfig, agent: Any, split: str) -> tuple[float, float, str]:
+def measure(config: TuneConfig, agent: Any, split: str) -> tuple[float, float, str]:
     """Return the means of the metric and of the KL, and what the prompts are.
 
     Raises:
@@ -238,12 +379,18 @@ class _SurplusError(Exception):
     """End a trial that is not needed."""
 
 
-class _Pruning(BaseCallback):
-    """Evaluate a trial at equal shares of its tokens, and end it if the pruner says so."""
+class Pruning(BaseCallback):
+    """Evaluate a trial at equal shares of its tokens.
 
-    def __init__(self, config: TuneConfig, trial: optuna.Trial, index: int) -> None:
+    Args:
+        config: the search's.
+        report: gets the number of each evaluation, the metric and the KL. It raises `TrialPruned` to end the trial.
+        index: of the trial's seed.
+    """
+
+    def __init__(self, config: TuneConfig, report: Callable[[int, float, float], None], index: int) -> None:
         super().__init__()
-        self.config, self.trial, self.index = config, trial, index
+        self.config, self.report, self.index = config, report, index
         self._done = 0
 
     def _on_step(self) -> bool:
@@ -257,11 +404,8 @@ class _Pruning(BaseCallback):
             return
         self._done = due
         with isolated_generators(self.num_timesteps):
-            metric, kl, _ = _measure(config, self.model, "validation")
-        self.trial.report(metric, self.index * config.evaluations + due)
-        self.trial.set_user_attr(KL, kl)
-        if self.trial.should_prune():
-            raise optuna.TrialPruned
+            metric, kl, _ = measure(config, self.model, "validation")
+        self.report(self.index * config.evaluations + due, metric, kl)
 
 
 def _trial_line(config: TuneConfig, trial: FrozenTrial) -> str:
@@ -297,10 +441,15 @@ def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
     return max(within, key=lambda trial: trial.value if trial.value is not None else -math.inf)
 
 
-def _confirm(config: TuneConfig, chosen: dict[str, Any]) -> Confirmation:
+def _confirm(
+    config: TuneConfig, chosen: dict[str, Any], name: str = "best", remote: Remote | None = None
+) -> Confirmation:
     """Train with new seeds and evaluate on both splits."""
     splits = ("validation", "test")
-    agents = (_train(config, config.seed + CONFIRM_FROM + index, chosen) for index in range(config.confirm_seeds))
-    found = [{split: _measure(config, agent, split) for split in splits} for agent in agents]
+    seeds = [config.seed + CONFIRM_FROM + index for index in range(config.confirm_seeds)]
+    if remote is None:
+        found: list[Any] = [train_and_measure(config, seed, chosen, splits, name) for seed in seeds]
+    else:
+        found = remote.run_each({f"{name}-{seed}": (chosen, [seed], splits) for seed in seeds})
     values = {split: [row[split][0] for row in found] for split in splits}
     return Confirmation(values, [row["test"][1] for row in found], {split: found[0][split][2] for split in splits})

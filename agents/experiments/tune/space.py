@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.names import nearest
 
-from ...training.config import parse_literal
+from ...training.fields import parse_literal
 
 if TYPE_CHECKING:
     import optuna

@@ -266,7 +266,7 @@ def test_the_metrics_of_a_rollout_equal_those_by_hand():
     before = agent.rollout_buffer.controller.value
     agent.env.reset()
     buffer = collect(agent)
-    k1 = buffer.log_probs - buffer._reference_log_probs(agent.policy)
+    k1 = buffer.log_probs - buffer.reference_log_probs_of(agent.policy)
     episodes = {"kl": [], "kl_k3": []}
     for env in range(6):
         start = 0
@@ -342,7 +342,7 @@ def test_the_kl_of_an_episode_is_the_sum_over_its_tokens_across_rollouts():
     for rollout in range(5):
         buffer = collect(agent) if rollout == 0 else collect_again(agent)
         ends = np.vstack([buffer.episode_starts[1:], np.asarray(agent._last_episode_starts)[None]]).astype(bool)
-        kl = -np.log(np.exp(buffer._reference_log_probs(agent.policy) - buffer.log_probs))
+        kl = -np.log(np.exp(buffer.reference_log_probs_of(agent.policy) - buffer.log_probs))
         finished = []
         for t in range(4):
             running += kl[t]

@@ -83,8 +83,26 @@ def test_mistakes_are_told_once_and_before_ranks_start(tmp_path: Path) -> None:
         ((-signal.SIGTERM, 2), "rank 1 of 2 (process 71) ended with the exit code 2, see above; "),
         ((1, -signal.SIGKILL), "rank 1 of 2 (process 71) was killed by SIGKILL; "),
         ((-signal.SIGTERM, -signal.SIGKILL), "rank 1 of 2 (process 71) was killed by SIGKILL; "),
+        ((255, -signal.SIGTERM), "rank 0 of 2 (process 70) ended with the exit code 255, see above; "),
+        ((143, 1), "rank 0 of 2 (process 70) ended with the exit code 143, see above; "),
     ],
 )
 def test_a_rank_that_the_launcher_ended_is_not_named_as_the_one_that_failed(codes: tuple[int, int], said: str) -> None:
     failures = {rank: SimpleNamespace(exitcode=code, pid=70 + rank, timestamp=0) for rank, code in enumerate(codes)}
     assert _explain(failures, 2) == said + "the other was ended too"
+
+
+def test_a_signal_to_a_rank_is_told_as_what_it_is() -> None:
+    failures = {rank: SimpleNamespace(exitcode=143, pid=70 + rank, timestamp=0) for rank in range(2)}
+    assert _explain(failures, 2) == "a rank got SIGTERM, and all 2 have ended, see above"
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_ends_all_with_a_checkpoint_and_the_launcher_with_1(tmp_path: Path) -> None:
+    (tmp_path / "signals.py").write_text(REWARD.replace("SIGKILL", "SIGTERM"), encoding="utf-8")
+    done = rlhf(tmp_path, *COMMAND, "--reward", "signals:score", "-params", "n_steps:6")
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert said[-1] == "rlhf: a rank got SIGTERM, and all 2 have ended, see above"
+    assert "rank 1 was ended by SIGTERM" in done.stdout + done.stderr
+    assert "SIGTERM: the run is saved in logs/ppo/TokenBandit-v0_1/checkpoints/" in done.stdout + done.stderr

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
+import sqlite3
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +16,12 @@ import numpy as np
 import pytest
 
 from agents.core import ranks
-from agents.scale.follower import follow
 from agents.scale.group import joined, taking_part
+from agents.training import run as running
 from agents.training.config import TrainConfig
-from agents.training.resume import prepare_resumed
-from agents.training.run import prepare, train
-from rlhf_envs.rewards.rules import TokenBanditReward
+from agents.training.trackers import RunTracker
+from tests.agents.scale.runs import ROLLOUT, Weights, config, kill, run, run_with, stop
 from tests.forked import on_ranks
-
-ROLLOUT = 12 * 3  # 12 environments, episodes of 3 tokens
-Weights = dict[str, np.ndarray]
-
-
-def config(folder: Path, **kwargs: Any) -> TrainConfig:
-    given: dict[str, Any] = dict(env="rlhf/TokenBandit-v0", n_timesteps=4 * ROLLOUT, n_envs=12, eval_freq=0)
-    given |= dict(test_episodes=4, hyperparams=dict(batch_size=18, n_epochs=2), progress=False, kl_target=0.3)
-    return TrainConfig(log_folder=str(folder), run_name="run", **(given | kwargs))
-
-
-def run(settings: TrainConfig, resume: bool = False) -> dict[str, Any]:
-    """Be one rank of a run. Return what the tests compare."""
-    import agents.scale.follower as module
-
-    seen: dict[str, Any] = {}
-    folder = settings.folder() if not resume else Path(settings.log_folder) / settings.algo / "run"
-    settings = TrainConfig.of_folder(folder, settings) if resume else settings
-    if ranks.first():
-        prepared = prepare_resumed(folder, settings) if resume else prepare(settings)
-        seen["start"] = prepared.agent.num_timesteps
-        agent = train(prepared).agent
-    else:
-        build = "load_agent" if resume else "build_agent"
-        real = getattr(module, build)
-
-        def watch(*args: Any) -> Any:
-            seen["agent"] = real(*args)
-            return seen["agent"]
-
-        setattr(module, build, watch)
-        follow(settings, resume)
-        agent = seen.pop("agent")
-    weights = {name: tensor.numpy().copy() for name, tensor in agent.policy.state_dict().items()}
-    return seen | {
-        "weights": weights,
-        "tokens": agent.num_timesteps,
-        "updates": agent._n_updates,
-        "prompts": agent.env.env.episodes.index.tolist(),
-        "actions": agent.rollout_buffer.actions.ravel().tolist(),
-        "kl_coef": agent.rollout_buffer.controller.value,
-    }
 
 
 def assert_equal(one: Weights, other: Weights) -> None:
@@ -114,29 +73,6 @@ def test_a_run_goes_on_exactly_with_as_many_ranks_and_with_another_number_too(wh
     assert (alone["start"], alone["tokens"]) == (6 * ROLLOUT, 8 * ROLLOUT)
 
 
-def end_in(rank: int, call: int, how: Any) -> None:
-    """Do something in a rank's n-th call of the reward."""
-    score, calls = TokenBanditReward.score, 0
-
-    def counting(self: Any, *args: Any, **columns: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == call and ranks.rank() == rank:
-            how()
-        return score(self, *args, **columns)
-
-    TokenBanditReward.score = counting  # type: ignore[method-assign]
-
-
-def run_with(settings: TrainConfig, rank: int, call: int, how: Any) -> None:
-    end_in(rank, call, how)
-    run(settings)
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def fail() -> None:
     raise OSError("the disk of this machine is full")
 
@@ -170,10 +106,6 @@ def test_a_rank_lost_while_a_run_is_prepared_ends_it_in_one_line_and_the_first_o
     )
 
 
-def stop() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def test_a_signal_to_one_rank_ends_all_of_them_with_one_checkpoint(tmp_path: Path) -> None:
     settings = config(tmp_path)
     first, second = on_ranks(run_with, settings, 1, 2, stop, failing=True)  # after the second rollout
@@ -181,6 +113,53 @@ def test_a_signal_to_one_rank_ends_all_of_them_with_one_checkpoint(tmp_path: Pat
     assert second == "RunInterrupted: rank 1 was ended by SIGTERM"
     saved = [path.name for path in (tmp_path / "ppo" / "run" / "checkpoints").iterdir() if path.name[0] != "."]
     assert saved == [str(2 * ROLLOUT)]
+
+
+def track(settings: TrainConfig, packages: bool) -> tuple[list[str], int, list[str]]:
+    """Be one rank of a run with trackers. Return which started, how often they were given numbers, what is imported."""
+    started: list[str] = []
+    given = 0
+    real = running.start_trackers  # type: ignore[attr-defined]
+
+    class Counter(RunTracker):
+        def log(self, scalars: Any, step: int) -> None:
+            nonlocal given
+            given += 1
+
+        def finish(self, error: BaseException | None = None) -> None:
+            """Leave it."""
+
+    def start(config: TrainConfig, folder: Path) -> list[RunTracker]:
+        started.extend(config.trackers)
+        return real(config, folder) if packages else [Counter()]
+
+    running.start_trackers = start  # type: ignore[attr-defined]
+    if not packages:
+        running.check_trackers = lambda config: None  # type: ignore[attr-defined]
+    run(settings)
+    return started, given, [name for name in settings.trackers if name in sys.modules]
+
+
+def test_the_first_rank_alone_opens_trackers_and_logs_to_them(tmp_path: Path) -> None:
+    (started, given, _), other = on_ranks(track, config(tmp_path, tracker=["trackio", "mlflow"]), False)
+    assert started == ["trackio", "mlflow"] and given > 0
+    assert other == ([], 0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["trackio", "mlflow"])
+def test_the_real_tracker_has_one_run_of_two_ranks(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec(name) is None:
+        pytest.skip(f"needs {name}: pip install 'rlhf-envs[{name}]'")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first, other = on_ranks(track, config(tmp_path, tracker=[name], project="mine"), True)
+    assert first == ([name], 0, [name])
+    assert other == ([], 0, [])
+    table = ("mlflow.db", "runs", "run_uuid") if name == "mlflow" else ("trackio/mine.db", "metrics", "run_name")
+    with sqlite3.connect(tmp_path / table[0]) as database:
+        runs = {row for row in database.execute(f"select {table[2]} from {table[1]}")}
+    assert len(runs) == 1
 
 
 def test_early_stopping_on_the_first_rank_stops_all(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "rloo": {"batch_size": ALL, "group_size": 2, "ent_coef": 0.01, "normalize_advantage": True},
     "grpo": {"batch_size": ALL, "group_size": 2, "loss_type": "grpo"},
     "online_dpo": {"batch_size": ALL, "group_size": 2, "ent_coef": 0.01},
+    "sft": {"batch_size": ALL, "group_size": 2, "source": "best_of_n"},
     "reinforce": {"baseline": "mean"},
     "awr": {"batch_size": ALL, "max_grad_norm": 0.1},
     "maskable_ppo": {"batch_size": ALL, "n_epochs": 2},

@@ -136,6 +136,13 @@ def test_a_server_that_is_not_there_is_an_error() -> None:
         complete(server, retries=1)
 
 
+def test_a_key_that_no_header_carries_is_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_ENGINE_API_KEY", "sec\nret")
+    with answering([]) as server, pytest.raises(EngineError, match="the key in the variable RLHF_ENGINE") as raised:
+        complete(server)
+    assert "sec" not in str(raised.value)
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "http://"])
 def test_an_address_needs_its_scheme_and_host(url: str) -> None:
     with pytest.raises(ValueError, match="expected an address such as"):

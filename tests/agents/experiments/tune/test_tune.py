@@ -157,7 +157,7 @@ def test_a_trials_figure_is_what_evaluate_says_of_the_same_run(tmp_path: Path) -
 def test_a_figure_that_is_not_finite_and_a_trial_that_fails_are_failed_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, calls = tuning._train, []
+    train, calls = tuning.train_trial, []
 
     def sometimes(*arguments: Any) -> Any:
         calls.append(1)
@@ -165,7 +165,7 @@ def test_a_figure_that_is_not_finite_and_a_trial_that_fails_are_failed_and_shown
             raise RuntimeError("no memory")
         return train(*arguments)
 
-    monkeypatch.setattr(tuning, "_train", sometimes)
+    monkeypatch.setattr(tuning, "train_trial", sometimes)
     evaluate = tuning.evaluate
 
     def broken(*arguments: Any, **options: Any) -> Any:
@@ -262,15 +262,15 @@ def test_an_unsigned_trial_is_stale_unless_it_is_signed_soon(monkeypatch: pytest
 
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "_train", lambda *_: None)
-    monkeypatch.setattr(tuning, "_measure", lambda *_: (0.5, 0.1, "held-out prompts"))
+    monkeypatch.setattr(tuning, "train_trial", lambda *_: None)
+    monkeypatch.setattr(tuning, "measure", lambda *_: (0.5, 0.1, "held-out prompts"))
 
 
 @pytest.mark.usefixtures("no_training")
 def test_processes_that_share_a_study_run_its_trials_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second search of the same study begins and ends while the first is in its first trial."""
     shared = config(tmp_path, storage=f"sqlite:///{tmp_path}/study.db", trials=3, sampler="random")
-    train, lines = tuning._train, list[str]()
+    train, lines = tuning.train_trial, list[str]()
     others: list[int] = []
 
     def meanwhile(*arguments: Any) -> Any:
@@ -279,7 +279,7 @@ def test_processes_that_share_a_study_run_its_trials_in_all(tmp_path: Path, monk
             others.extend(trial.number for trial in tuning.tune(shared, lines.append).study.trials)
         return train(*arguments)
 
-    monkeypatch.setattr(tuning, "_train", meanwhile)
+    monkeypatch.setattr(tuning, "train_trial", meanwhile)
     result = tuning.tune(shared)
     assert others == [0, 0, 1, 2]
     assert [trial.state.name for trial in result.study.trials] == ["COMPLETE"] * 3
