@@ -19,7 +19,7 @@ import re
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
 from ..saving.provenance import without_passwords
 from .config import TrainConfig
+from .errors import RunInterrupted
 
-__all__ = ["RunTracker", "TrackerOutput", "check_trackers", "start_trackers"]
+__all__ = ["RunTracker", "TrackerOutput", "check_trackers", "finish_trackers", "start_trackers", "tracking"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ class RunTracker(ABC):
         """Log numbers by tag at a step, which counts tokens."""
 
     @abstractmethod
-    def finish(self) -> None:
-        """End the run, once everything is logged."""
+    def finish(self, error: BaseException | None = None) -> None:
+        """End the run, once everything is logged; as failed or stopped, if an error ended it."""
 
 
 class TrackerOutput(KVWriter):
@@ -106,11 +107,44 @@ def start_trackers(config: TrainConfig, folder: Path) -> list[RunTracker]:
     try:
         for name in config.trackers:
             started.append(kinds[name](config, folder))
-    except BaseException:
-        for tracker in started:
-            tracker.finish()
+    except BaseException as error:
+        finish_trackers(started, error)
         raise
     return started
+
+
+def finish_trackers(trackers: list[RunTracker], error: BaseException | None = None) -> None:
+    """End a run in all its trackers, and empty the list; as failed or stopped, if an error ended it.
+
+    One that cannot end, such as one whose server has gone, is logged: the run's folder has all that it was given.
+    """
+    while trackers:
+        tracker = trackers.pop()
+        try:
+            tracker.finish(error)
+        except Exception as problem:
+            logger.warning("%s could not end the run: %s", type(tracker).__name__, problem)
+
+
+@contextlib.contextmanager
+def tracking(
+    config: TrainConfig, folder: Path, good: type[BaseException] | tuple[type[BaseException], ...] = ()
+) -> Iterator[list[RunTracker]]:
+    """Yield the trackers of a run for as long as a `with` lasts, and end them: as failed, if an error ends it.
+
+    Args:
+        config: of the run.
+        folder: the run's, which keeps the ids under which it is logged.
+        good: errors that are no failure.
+    """
+    trackers, failure = start_trackers(config, folder), None
+    try:
+        yield trackers
+    except BaseException as error:
+        failure = None if isinstance(error, good) else error
+        raise
+    finally:
+        finish_trackers(trackers, failure)
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
@@ -120,7 +154,8 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def _name(config: TrainConfig, folder: Path) -> str:
-    return f"{config.algo}/{folder.name}"
+    kind = config.kind[0]
+    return f"{config.algo if kind == 'run' else kind}/{folder.name}"
 
 
 def _kept_id(folder: Path, tracker: str) -> str | None:
@@ -169,10 +204,10 @@ class WandbTracker(RunTracker):
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         self._wandb.log({**scalars, "global_step": step})
 
-    def finish(self) -> None:
+    def finish(self, error: BaseException | None = None) -> None:
         from wandb.integration.tensorboard import unpatch
 
-        self._wandb.finish(quiet=True)
+        self._wandb.finish(exit_code=0 if error is None else 1, quiet=True)
         unpatch()
 
 
@@ -218,7 +253,7 @@ class TrackioTracker(RunTracker):
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         self._run.log(dict(scalars), step=step)
 
-    def finish(self) -> None:
+    def finish(self, error: BaseException | None = None) -> None:  # it knows no other end than a good one
         with contextlib.redirect_stdout(sys.stderr):
             self._trackio.finish()
 
@@ -265,5 +300,6 @@ class MlflowTracker(RunTracker):
         names = {NOT_IN_MLFLOW.sub("_", tag): value for tag, value in scalars.items()}
         self._client.log_batch(self._id, metrics=[self._metric(tag, v, now, step) for tag, v in names.items()])
 
-    def finish(self) -> None:
-        self._client.set_terminated(self._id)
+    def finish(self, error: BaseException | None = None) -> None:
+        stopped = isinstance(error, RunInterrupted | KeyboardInterrupt)
+        self._client.set_terminated(self._id, "FINISHED" if error is None else "KILLED" if stopped else "FAILED")

@@ -270,8 +270,7 @@ def _warn(env_id: str, episodes: EpisodeBatch) -> None:
     lost = []
     if episodes.sampler.tasks is not None:
         lost.append("the weights of its tasks or levels (TRL draws all rows evenly)")
-    binds = episodes.task.masks_bind and getattr(episodes.task.action_masks, "__func__", None) is not Task.action_masks
-    if binds or any(episodes.mask_options.values()):
+    if (episodes.task.masks_bind and episodes.task.has_masks) or any(episodes.mask_options.values()):
         lost.append("its action masks")
     if len({*find_rooms(episodes.task, episodes.rows, episodes.max_new_tokens)}) > 1:
         lost.append("the lengths of its tasks (TRL has one max_completion_length)")

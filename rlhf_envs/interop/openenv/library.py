@@ -1,11 +1,11 @@
-"""Import what is used of the package `openenv`, and say what to install where it is missing."""
+"""Import what is used of the packages of the extra `openenv`, and say what to install where one is missing."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
 
-__all__ = ["import_openenv"]
+__all__ = ["import_openenv", "import_outlines"]
 
 
 def import_openenv(module: str) -> Any:
@@ -19,4 +19,18 @@ def import_openenv(module: str) -> Any:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"OpenEnv's package is missing, or one that it needs ({error}): pip install 'rlhf-envs[openenv]'"
+        ) from error
+
+
+def import_outlines(module: str) -> Any:
+    """Return a module of the package `outlines_core`, "" for the package itself.
+
+    Raises:
+        ModuleNotFoundError: it is missing; the message has the pip command.
+    """
+    try:
+        return import_module(f"outlines_core.{module}" if module else "outlines_core")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"json_mask=True needs outlines-core ({error}): pip install 'rlhf-envs[openenv]'"
         ) from error

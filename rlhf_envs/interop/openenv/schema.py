@@ -43,6 +43,11 @@ class ActionForm:
         ]
         return f"Answer with a JSON object: {{{', '.join(parts)}}}"
 
+    @property
+    def written(self) -> dict[str, Any]:
+        """Return the schema of what the agent writes: without the fields that every model of OpenEnv has."""
+        return {**self.schema, "properties": _fields(self.schema)}
+
     def encode(self, text: str) -> dict[str, Any]:
         """Return the action that a text stands for. Around a JSON object there may be other text.
 

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from rlhf_envs.datasets.messages import shown
 from rlhf_envs.dialogs import ReplyError
-from rlhf_envs.feedback.web.listening import listen
+from rlhf_envs.feedback.web.listening import keep_loaded, listen
 from rlhf_envs.interop.openenv.episodes import Session, Turn, Workplace
 from rlhf_envs.rewards import RewardError, ScoreError
 
@@ -295,6 +295,7 @@ def serve(env_id: str, *, host: str = "127.0.0.1", port: int = 8000, max_session
         config = uvicorn.Config(app, log_level="warning", lifespan="on")
         listener.listen()  # from now on clients wait instead of being refused
         print(f"{app.state.place.env_id} on http://{at}:{bound}, {max_sessions} sessions at most", flush=True)
+        keep_loaded()
         uvicorn.Server(config).run([listener])
     finally:
         listener.close()

@@ -5,36 +5,27 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import http.client
 import itertools
-import json
 import logging
 import math
 import threading
-import urllib.error
-import urllib.request
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
+from rlhf_envs.interop.openenv.address import ServerError, check_url, request_json
 from rlhf_envs.interop.openenv.library import import_openenv
 
-__all__ = ["Job", "NoAnswerError", "Result", "ServerError", "SessionKey", "Sessions", "check_url"]
+__all__ = ["Job", "RefusedError", "Result", "SessionKey", "Sessions"]
 
 logger = logging.getLogger(__name__)
 
 CLOSING = 5.0  # seconds that the connections may take to close
 PAUSE = 0.5  # seconds before the first try to connect again; they double
-LARGEST = 100 * 2**20  # bytes of an answer, as many as OpenEnv's client reads over the WebSocket
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+REFUSALS = ("VALIDATION_ERROR", "EXECUTION_ERROR")  # of an action; other codes are of the connection or the session
 _KEYS = itertools.count()  # of episodes, in this process
 T = TypeVar("T")
-
-
-class ServerError(RuntimeError):
-    """Raise when an OpenEnv server is not there, has refused a request, or is not what it was."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +67,8 @@ class SessionKey:
         return type(None), ()
 
 
-class NoAnswerError(ServerError):
-    """Raise when a server has no such page."""
+class RefusedError(ServerError):
+    """Raise when a server does not take an action, or fails to."""
 
 
 class FullError(ServerError):
@@ -125,26 +116,11 @@ class Sessions:
         Raises:
             ServerError: it does not answer, or not with JSON.
         """
-        return self._request(urllib.request.Request(f"{self.base_url}{path}"))
+        return request_json(self.base_url, path, None, self.timeout)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Return what the server answers to a POST request."""
-        headers = {"Content-Type": "application/json"}
-        return self._request(urllib.request.Request(f"{self.base_url}{path}", json.dumps(body).encode(), headers))
-
-    def _request(self, request: urllib.request.Request) -> Any:
-        handlers = [urllib.request.ProxyHandler({})] if urlsplit(self.base_url).hostname in LOOPBACK else []
-        try:
-            with urllib.request.build_opener(*handlers).open(request, timeout=self.timeout) as answer:
-                if len(text := answer.read(LARGEST + 1)) > LARGEST:
-                    raise ServerError(f"{request.full_url} answers with more than {LARGEST:,} bytes")
-                return json.loads(text)
-        except urllib.error.HTTPError as error:
-            raise NoAnswerError(f"{request.full_url} answers {error.code}: is it an OpenEnv server?") from error
-        except (OSError, http.client.HTTPException) as error:
-            raise ServerError(f"no OpenEnv server answers at base_url={self.base_url!r}: {error}") from error
-        except (ValueError, RecursionError) as error:
-            raise ServerError(f"{request.full_url} answers with something that is no JSON: {error}") from error
+        return request_json(self.base_url, path, body, self.timeout)
 
     def key(self, episode: object) -> SessionKey:
         """Return a key for an episode whose session is free again once the object is gone."""
@@ -160,11 +136,11 @@ class Sessions:
         """
         return self._run(self._reset_all(many))
 
-    def play(self, jobs: Sequence[Job]) -> list[Result]:
-        """Take the next step of episodes, all at once.
+    def play(self, jobs: Sequence[Job]) -> list[Result | RefusedError]:
+        """Take the next step of episodes, all at once. The server's refusal of an action is returned in its place.
 
         Raises:
-            ServerError: the server is not there, refuses an action, or does not answer as it did before.
+            ServerError: the server is not there, or does not answer as it did before.
         """
         return self._run(self._play_all(jobs))
 
@@ -187,10 +163,10 @@ class Sessions:
         lost = (*self._lost(), FullError)  # a session that was closed just now may still count
         return [await self._trying(lambda reset=reset: self._begin(None, reset), lost) for reset in many]
 
-    async def _play_all(self, jobs: Sequence[Job]) -> list[Result]:
+    async def _play_all(self, jobs: Sequence[Job]) -> list[Result | RefusedError]:
         """Play all jobs at once, or as many at a time as the server has sessions for."""
         self._free()
-        found: dict[int, Result] = {}
+        found: dict[int, Result | RefusedError] = {}
         pending, waits = [*jobs], 0
         while pending:
             keys = {job.key for job in pending}
@@ -199,12 +175,15 @@ class Sessions:
                 results = await asyncio.gather(*map(self._play, pending), return_exceptions=True)
             finally:
                 self._busy -= keys
-            done = {job.key: one for job, one in zip(pending, results, strict=True) if isinstance(one, Result)}
+            done = {
+                job.key: one
+                for job, one in zip(pending, results, strict=True)
+                if isinstance(one, Result | RefusedError)
+            }
             full = [job for job, one in zip(pending, results, strict=True) if isinstance(one, FullError)]
             for one in results:
-                if isinstance(one, BaseException) and not (
-                    isinstance(one, FullError) and (done or waits < self.retries)
-                ):
+                retried = isinstance(one, FullError) and (done or waits < self.retries)
+                if isinstance(one, BaseException) and not retried and not isinstance(one, RefusedError):
                     raise one
             if not done:
                 await asyncio.sleep(PAUSE * 2**waits)
@@ -243,11 +222,15 @@ class Sessions:
             self.replayed += bool(job.past)
             try:
                 await self._replay(client, job)
-            except ServerError:
+            except ServerError as error:
                 await self._clients.pop(job.key).close()
-                raise
+                raise ServerError(str(error)) from error  # a refusal here is no refusal of the next action
         self._clients[job.key] = self._clients.pop(job.key)  # the last one used stands at the end
-        result = await self._ask(client.step(dict(job.action)), f"the action {job.action!r:.200}")
+        try:
+            result = await self._ask(client.step(dict(job.action)), f"the action {job.action!r:.200}")
+        except RefusedError:
+            await self._clients.pop(job.key).close()  # what it has become there is unknown
+            raise
         if result.done:
             self._idle.append(self._clients.pop(job.key))
         return result
@@ -306,7 +289,8 @@ class Sessions:
                 raise FullError(
                     f"{self.base_url} has no further session: {error}. Others use it: start it with more sessions"
                 ) from error
-            raise ServerError(f"{self.base_url} refuses {what}: {error}") from error
+            refused = RefusedError if any(f"code: {code})" in str(error) for code in REFUSALS) else ServerError
+            raise refused(f"{self.base_url} refuses {what}: {error}") from error
         if not isinstance(found.observation, Mapping):
             raise ServerError(f"{self.base_url}: an observation is {found.observation!r:.100}, no object")
         reward = 0.0 if found.reward is None else found.reward
@@ -383,27 +367,6 @@ def _make_client(base: Any) -> Any:
                 raise ConnectionError("the session is gone")
 
     return Client
-
-
-def check_url(base_url: Any) -> str:
-    """Return the address of a server without a slash at its end.
-
-    Raises:
-        ValueError: it is no address such as "http://127.0.0.1:8000".
-    """
-    wrong = f"base_url={base_url!r}: give the address of an OpenEnv server, such as 'http://127.0.0.1:8000'"
-    if not isinstance(base_url, str) or any(not one.isprintable() or one.isspace() for one in base_url):
-        raise ValueError(wrong)
-    try:
-        parts = urlsplit(base_url)
-        _ = parts.port
-    except ValueError as error:
-        raise ValueError(f"{wrong} ({error})") from error
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("base_url: leave the user and the password out of the address; neither is sent")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(wrong)
-    return str(base_url).rstrip("/")
 
 
 def _arguments(reset: Mapping[str, Any]) -> str:

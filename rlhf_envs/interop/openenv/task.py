@@ -8,10 +8,14 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rlhf_envs.datasets import SPLITS, MissingSplitError, check_split
 from rlhf_envs.dialogs import Dialog, Reply
+from rlhf_envs.interop.openenv.address import NoAnswerError, ServerError, check_url
+from rlhf_envs.interop.openenv.json_masks import JsonMasks
 from rlhf_envs.interop.openenv.library import import_openenv
 from rlhf_envs.interop.openenv.schema import (
     ActionForm,
@@ -20,14 +24,20 @@ from rlhf_envs.interop.openenv.schema import (
     choose_action,
     choose_observation,
 )
-from rlhf_envs.interop.openenv.sessions import Job, NoAnswerError, Result, ServerError, SessionKey, Sessions, check_url
+from rlhf_envs.interop.openenv.sessions import Job, RefusedError, Result, SessionKey, Sessions
 from rlhf_envs.names import check_count
 from rlhf_envs.tasks.base import Task
+from rlhf_envs.tokens import end_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["INVALID", "OpenEnv"]
 
 logger = logging.getLogger(__name__)
 
+LOWEST = -1e9  # reward
+MOST_REFUSED = 100  # actions that a server may refuse in a row
 INVALID = "[no valid action]"  # begins the reply to a turn that is no action
 EMPTY = "(empty)"  # stands for an empty observation, since a reply has text
 SPAN = 10**6  # seeds per split
@@ -45,7 +55,11 @@ class OpenEnv(Task):
 
     The server's schema says how a text becomes an action. The one required string takes the whole text. An action of
     several fields is written as a JSON object, which the prompt asks for. A text that is no such object does not reach
-    the server: the reply says what is wrong, and the turn costs `penalty`.
+    the server: the reply says what is wrong, and the turn costs `penalty`. With `json_mask` the masks allow nothing
+    else, for agents that read them (`maskable_ppo`): what they write always fits the schema, and is finished in time.
+
+    An action that the server does not take, because it fails to or finds it invalid, ends the episode with
+    `invalid_reward`. It is logged, and the metric `refused_actions` counts it.
 
     A session that is lost, because the server stopped or the run did, is played again from its reset. That needs a
     server whose episodes follow from the seed and the actions. Another one ends the run with an error that says so, and
@@ -58,10 +72,11 @@ class OpenEnv(Task):
     `Discrete(V)` with the vocabulary of the `model`, by default the embedded "tiny".
 
     ## Reward
-    By turn: the server's reward, or minus `penalty` for a text that is no action.
+    By turn: the server's reward, minus `penalty` for a text that is no action, or `invalid_reward` for one that the
+    server refuses.
 
     ## Episode end
-    The server's `done`, 8 turns, or 160 new tokens with the server's replies.
+    The server's `done`, a refused action, 8 turns, or 160 new tokens with the server's replies.
 
     ## Arguments
     - `base_url`: the address of the server. There is no default, and files that name one are not believed.
@@ -71,6 +86,8 @@ class OpenEnv(Task):
     - `instruction`: a text before every prompt.
     - `n_prompts`: the number of prompts per split, 64.
     - `penalty`: the cost of a turn that is no action, 1.
+    - `json_mask`: whether to mask what is no JSON of the schema, False. It needs outlines-core.
+    - `invalid_reward`: the reward of a turn that the server refuses; by default minus `penalty`.
     - `timeout`: seconds that an answer of the server may take, 60.
 
     It takes the other arguments of `TextGenerationEnv`. Rows of `data` need the arguments of a reset as `reset`.
@@ -80,7 +97,7 @@ class OpenEnv(Task):
 
     Raises:
         ValueError: there is no `base_url`, an argument is wrong, or the server's actions are no text.
-        ServerError: the server is not there, or refuses a reset.
+        ServerError: the server is not there, refuses a reset, or has refused one action after the other.
         ModuleNotFoundError: the extra `openenv` is missing.
     """
 
@@ -96,14 +113,22 @@ class OpenEnv(Task):
         n_prompts: int = 64,
         penalty: float = 1.0,
         timeout: float = 60.0,
+        json_mask: bool = False,
+        invalid_reward: float | None = None,
     ) -> None:
         self.base_url = None if base_url is None else check_url(base_url)
         self.action, self.observation, self.instruction = action, observation, instruction
         self.n_prompts = check_count("n_prompts", n_prompts, 1)
-        for name, value, least in (("penalty", penalty, 0.0), ("timeout", timeout, 1e-3)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-                raise ValueError(f"{name}={value!r}: give a number of at least {least:g}")
-        self.penalty, self.timeout = float(penalty), float(timeout)
+        self.penalty = _check_number("penalty", penalty, 0.0)
+        self.timeout = _check_number("timeout", timeout, 1e-3)
+        invalid_reward = -self.penalty if invalid_reward is None else invalid_reward
+        self.invalid_reward = _check_number("invalid_reward", invalid_reward, LOWEST)
+        if not isinstance(json_mask, bool):
+            raise ValueError(f"json_mask={json_mask!r}: give true or false")
+        self.json_mask = self.masks_bind = json_mask
+        self._read_by: tuple[PreTrainedTokenizerBase, list[int]] | None = None  # the tokenizer, and what ends a turn
+        self._masks: JsonMasks | None = None
+        self._refused = self._refused_in_all = 0  # actions; the first in a row
         self._sessions: Sessions | None = None
         self._forms: tuple[ActionForm, ObservationForm] | None = None
         self._names: dict[str, Any] | None = None  # the server's tasks, see `_tasks`
@@ -111,7 +136,36 @@ class OpenEnv(Task):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle all but the connections."""
-        return {**self.__dict__, "_sessions": None}
+        return {**self.__dict__, "_sessions": None, "_masks": None}
+
+    def tokenizer(self, model: str | None) -> PreTrainedTokenizerBase:
+        """Return the model's tokenizer.
+
+        Raises:
+            ValueError: with `json_mask`, no masks can be made for it or for the server's actions.
+        """
+        tokenizer = super().tokenizer(model)
+        if self.json_mask:
+            if (field := self.forms[0].field) is not None:
+                raise ValueError(
+                    f"json_mask=True: the server's actions are one text, {field}: leave it out, or give action='json'"
+                )
+            self._read_by, self._masks = (tokenizer, end_ids(tokenizer, model)), None
+            self.least_turn = self.masks.least
+        return tokenizer
+
+    @property
+    def masks(self) -> JsonMasks:
+        """Return the masks of actions in JSON."""
+        if self._masks is None:
+            if self._read_by is None:
+                raise ValueError("json_mask: make the environment first, whose tokenizer it masks")
+            self._masks = JsonMasks(self.forms[0].written, *self._read_by)
+        return self._masks
+
+    def turn_masks(self, turns: Sequence[np.ndarray], rooms: np.ndarray) -> np.ndarray | None:
+        """Return with `json_mask` what lets a turn become an action of the schema, (n, V), else None."""
+        return self.masks(turns, rooms) if self.json_mask else None
 
     @property
     def sessions(self) -> Sessions:
@@ -222,8 +276,32 @@ class OpenEnv(Task):
             jobs[i] = Job(self._key(dialog), dialog.row["reset"], past, action, self._fingerprint)
         results = self.sessions.play([*jobs.values()]) if jobs else []
         for (i, job), result in zip(jobs.items(), results, strict=True):
-            found[i] = self._reply(dialogs[i], job, result)
+            if isinstance(result, RefusedError):
+                found[i] = self._refuse(dialogs[i], result)
+            else:
+                found[i], self._refused = self._reply(dialogs[i], job, result), 0
         return [found[i] for i in range(len(dialogs))]
+
+    def _refuse(self, dialog: Dialog, error: RefusedError) -> Reply:
+        """End an episode whose action the server has refused.
+
+        Raises:
+            ServerError: it has refused so many in a row that it takes none at all.
+        """
+        self._refused += 1
+        self._refused_in_all += 1
+        if self._refused >= MOST_REFUSED:
+            raise ServerError(
+                f"the server has refused {self._refused} actions in a row, the last one: {error}"
+            ) from error
+        first = math.log10(self._refused_in_all).is_integer()  # the 1st, the 10th, the 100th
+        logger.log(
+            logging.WARNING if first else logging.DEBUG,
+            "an episode ends with the reward %g, the %d. whose action was refused: %s",
+            *(self.invalid_reward, self._refused_in_all, error),
+        )
+        dialog.state["refused"] = 1
+        return Reply(reward=self.invalid_reward, done=True)
 
     def _reply(self, dialog: Dialog, job: Job, result: Result) -> Reply:
         """Keep a step in the dialog's state, and return what the agent is told."""
@@ -245,8 +323,23 @@ class OpenEnv(Task):
         told = [self.forms[1].show(result.observation), round(result.reward, 6), result.done]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
+    def dialog_metrics(self, dialog: Dialog) -> dict[str, float]:
+        """Return `refused_actions`: whether the server has refused the last action, 0 or 1."""
+        return {"refused_actions": float(dialog.state.get("refused", 0))}
+
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
         """Return `invalid_actions`: how many of an episode's turns were no action, by the replies to them."""
         return {"invalid_actions": [float(text.count(INVALID)) for text in completions]}
+
+
+def _check_number(name: str, value: Any, least: float) -> float:
+    """Return an argument that is a number of at least `least`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+        raise ValueError(f"{name}={value!r}: give a number of at least {least:g}")
+    return float(value)

@@ -7,8 +7,9 @@ import threading
 import weakref
 from typing import Any
 
+from rlhf_envs.interop.openenv.address import check_url
 from rlhf_envs.interop.openenv.library import import_openenv
-from rlhf_envs.interop.openenv.sessions import Sessions, check_url
+from rlhf_envs.interop.openenv.sessions import Sessions
 
 __all__ = ["ServedEpisode", "list_rows"]
 

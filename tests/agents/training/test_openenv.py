@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import agents
 from agents.training.run import train
 from tests.agents.training.runs import config, rlhf, train_until_killed
 from tests.rlhf_envs.interop.openenv.serving import served
@@ -13,9 +14,9 @@ from tests.rlhf_envs.small_models import byte_level, save_model
 
 pytest.importorskip("openenv", reason="needs the extra openenv")
 
-from tests.rlhf_envs.interop.openenv.servers import echo_app
+from tests.rlhf_envs.interop.openenv.servers import echo_app, piles_app
 
-pytestmark = [pytest.mark.usefixtures("_no_pictures"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
 def test_ppo_goes_on_exactly_on_a_server_of_one_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +45,22 @@ def test_the_command_of_the_guide_trains(tmp_path: Path, monkeypatch: pytest.Mon
         flags += ["--eval-freq", "0", "--test-episodes", "2", "-params", "n_steps:8", "-params", "batch_size:16"]
         done = rlhf("train", *flags, "--train", "head", "--no-progress")
         assert done.exit_code == 0, done.output
+
+
+def test_an_agent_that_reads_masks_writes_nothing_but_actions(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    pytest.importorskip("outlines_core", reason="needs outlines-core, of the extra openenv")
+    base = save_model(tmp_path / "base", byte_level())
+    with served(piles_app()) as server:
+        given = {"base_url": server.url, "n_prompts": 2, "max_new_tokens": 96, "max_prompt_tokens": 128}
+        given |= {"json_mask": True, "max_turns": 2}
+        small = dict(n_timesteps=512, n_envs=4, eval_freq=0, test_episodes=8, kl_target=None, model=base)
+        small |= dict(hyperparams=dict(n_steps=64, batch_size=64, n_epochs=1))
+        done = train(config(tmp_path, algo="maskable_ppo", env="rlhf/OpenEnv-v0", env_kwargs=given, **small))
+        assert not [one for one in recwarn if "reads no action masks" in str(one.message)]
+        for evaluation in (done.before, done.after):
+            assert len(evaluation.metrics["invalid_actions"]) == 8 and not evaluation.metrics["invalid_actions"].any()
+        with pytest.warns(UserWarning, match="ppo reads no action masks, action_masks of the task 'openenv'"):
+            agents.make("ppo", agents.make_vec_env("rlhf/OpenEnv-v0", 2, model=base, **given), device="cpu")
 
 
 def test_an_address_without_a_server_ends_the_command_in_one_line(tmp_path: Path) -> None:

@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
 from agents import TrainConfig
+from agents.algorithms.ppo import PPO
 from agents.cli import app
 from agents.experiments.compare.config import CompareConfig
 from agents.experiments.compare.plan import plan
 from agents.training import run as running
+from agents.training import trackers
+from agents.training.run import RunInterrupted, RunStopped
 from agents.training.trackers import RunTracker, start_trackers
 
 BANDIT = "rlhf/TokenBandit-v0"
@@ -36,14 +42,15 @@ class Recorder(RunTracker):
     def __init__(self) -> None:
         self.points: Points = defaultdict(list)
         self.is_finished = False
+        self.error: BaseException | None = None
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         assert not self.is_finished
         for tag, value in scalars.items():
             self.points[tag].append((step, value))
 
-    def finish(self) -> None:
-        self.is_finished = True
+    def finish(self, error: BaseException | None = None) -> None:
+        self.is_finished, self.error = True, error
 
 
 def in_tensorboard(folder: Path) -> Points:
@@ -184,3 +191,167 @@ def test_the_real_packages_keep_the_same_scalars(tmp_path: Path, verb: str) -> N
         assert_equal_points(in_mlflow(tmp_path, (folder / "mlflow_id").read_text()), board)
     if "trackio" in there:
         assert_equal_points(in_trackio(tmp_path, "mine"), board)
+
+
+@pytest.fixture
+def recorders(monkeypatch: pytest.MonkeyPatch) -> list[Recorder]:
+    """The trackers of the runs that a test starts, in order."""
+    started: list[Recorder] = []
+
+    def start(config: TrainConfig, folder: Path) -> list[RunTracker]:
+        started.append(Recorder())
+        return [started[-1]]
+
+    monkeypatch.setattr(trackers, "check_trackers", lambda config: None)
+    monkeypatch.setattr(trackers, "start_trackers", start)
+    monkeypatch.setattr(running, "start_trackers", start)
+    monkeypatch.setattr(running, "check_trackers", lambda config: None)
+    return started
+
+
+def test_a_tracker_hears_that_a_run_failed(
+    recorders: list[Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: PPO) -> None:
+        raise ValueError("no loss")
+
+    monkeypatch.setattr(PPO, "train", broken)
+    with pytest.raises(RunStopped) as stopped:
+        running.train(TrainConfig(env=BANDIT, n_timesteps=96, log_folder=str(tmp_path), **SMALL))
+    assert [recorder.error for recorder in recorders] == [stopped.value]
+
+
+def test_a_tracker_that_cannot_end_a_run_hides_neither_its_error_nor_other_trackers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Gone(Recorder):
+        def finish(self, error: BaseException | None = None) -> None:
+            raise ConnectionError("the server has gone")
+
+    other = Recorder()
+    monkeypatch.setattr(trackers, "start_trackers", lambda config, folder: [other, Gone()])
+    with pytest.raises(ValueError, match="no loss"), trackers.tracking(TrainConfig(env=BANDIT), tmp_path):
+        raise ValueError("no loss")
+    assert str(other.error) == "no loss"
+    assert "Gone could not end the run: the server has gone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (ValueError("no loss"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (RunInterrupted("SIGTERM", signal.SIGTERM), "KILLED"),
+    ],
+)
+def test_mlflow_shows_how_a_run_ended(
+    error: BaseException | None, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With MLflow's client where it is installed; else with one that keeps what it is told."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    client: Any = None
+    if find_spec("mlflow") is None:
+        client = fake_mlflow(monkeypatch)
+    folder = tmp_path / "ppo" / "run_1"
+    folder.mkdir(parents=True)
+    config = TrainConfig(env=BANDIT, tracker=["mlflow"], log_folder=str(tmp_path))
+    with nullcontext() if error is None else pytest.raises(type(error)), trackers.tracking(config, folder):
+        if error is not None:
+            raise error
+    run_id = (folder / "mlflow_id").read_text()
+    if client is None:
+        from mlflow import MlflowClient
+
+        assert MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(run_id).info.status == status
+    else:
+        assert client.statuses[run_id] == ["RUNNING", status]
+
+
+def fake_mlflow(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Put a module in MLflow's place, and return its client, which keeps the statuses of runs."""
+
+    class Client:
+        statuses: ClassVar[dict[str, list[str]]] = {}
+
+        def __init__(self, address: str) -> None: ...
+
+        def get_experiment_by_name(self, name: str) -> None: ...
+
+        def create_experiment(self, name: str) -> str:
+            return "1"
+
+        def create_run(self, where: str, run_name: str, tags: dict[str, str]) -> Any:
+            return SimpleNamespace(info=SimpleNamespace(run_id="r1"))
+
+        def update_run(self, run_id: str, status: str) -> None:
+            self.statuses[run_id] = [status]
+
+        def get_run(self, run_id: str) -> Any:
+            return SimpleNamespace(data=SimpleNamespace(params={}))
+
+        def log_batch(self, run_id: str, **values: Any) -> None: ...
+
+        def set_terminated(self, run_id: str, status: str | None = None) -> None:
+            self.statuses[run_id].append(status or "FINISHED")
+
+    for name in ("mlflow", "mlflow.entities", "mlflow.exceptions"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    sys.modules["mlflow"].MlflowClient = Client  # type: ignore[attr-defined]
+    for name in ("Metric", "Param"):
+        setattr(sys.modules["mlflow.entities"], name, lambda *values: values)
+    sys.modules["mlflow.exceptions"].MlflowException = OSError  # type: ignore[attr-defined]
+    return Client
+
+
+def test_trials_of_a_search_are_runs_of_their_own(
+    recorders: list[Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="needs the extra tune")
+    from agents.experiments.tune import search
+    from agents.experiments.tune.config import TuneConfig
+
+    for name in ("check_trackers", "tracking"):
+        monkeypatch.setattr(search, name, getattr(trackers, name))
+    settings: dict[str, Any] = dict(env=BANDIT, tokens=192, n_envs=16, episodes=8, confirm_seeds=0, threads=1, trials=3)
+    settings |= dict(only=["learning_rate"], hyperparams={"batch_size": 24, "n_epochs": 1}, tracker=["mlflow"])
+    is_pruned = search._is_pruned
+    monkeypatch.setattr(search, "_is_pruned", lambda trial, *found: is_pruned(trial, *found) or trial.number == 1)
+    measure = search.measure
+
+    def broken(*arguments: Any) -> Any:
+        if len(recorders) == 3:
+            raise FloatingPointError("nan")
+        return measure(*arguments)
+
+    monkeypatch.setattr(search, "measure", broken)
+    study = search.tune(TuneConfig(**settings, log_folder=str(tmp_path))).study
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert [recorder.error if recorder.error is None else str(recorder.error) for recorder in recorders] == [
+        None,
+        None,
+        "nan",
+    ]
+    assert recorders[0].points["validation/reward"] == [(192, study.trials[0].value)]
+    assert "train/loss" in recorders[0].points and "validation/reward" not in recorders[1].points
+
+
+def test_a_loop_logs_its_rounds_and_its_training(
+    recorders: list[Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("sqlalchemy", "crowdkit"):
+        pytest.importorskip(package, reason="needs the extras web and agreement")
+    from agents.experiments.loop import loop
+    from tests.agents.experiments.loop.runs import config as loop_config
+
+    for name in ("check_trackers", "tracking"):
+        monkeypatch.setattr(loop, name, getattr(trackers, name))
+    result = loop.run_loop(loop_config(tmp_path, rounds=1, tracker=["mlflow"]), say=lambda line: None)
+    (recorder,) = recorders
+    assert recorder.is_finished and recorder.error is None
+    board = in_tensorboard(result.folder)
+    assert {"loop/reward", "loop/kl", "train/loss", "rlhf/reward"} <= recorder.points.keys()
+    for tag in ("loop/kl", "rlhf/reward"):
+        assert [step for step, _ in recorder.points[tag]] == [step for step, _ in board[tag]]
+    loop.run_loop(loop.LoopConfig.of_folder(result.folder), result.folder, say=lambda line: None)
+    assert not recorders[1].points, "rounds that are done are not logged again"

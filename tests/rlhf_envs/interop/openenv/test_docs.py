@@ -30,6 +30,16 @@ def test_the_python_of_the_guide_runs(capsys: pytest.CaptureFixture[str]) -> Non
     assert "The episode has ended." in second
 
 
+def test_the_image_copies_what_is_there_and_is_not_ignored() -> None:
+    folder = GUIDE.parents[3]
+    lines = (folder / "examples" / "openenv" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]]
+    kept = (folder / "examples" / "openenv" / "Dockerfile.dockerignore").read_text(encoding="utf-8")
+    allowed = [line[1:] for line in kept.splitlines() if line.startswith("!")]
+    assert len(copied) == 8 and all((folder / source).exists() for source in copied)
+    assert all(any(Path(source).is_relative_to(one) for one in allowed) for source in copied)
+
+
 def test_the_example_is_a_package_without_a_fault_and_tells_the_truth() -> None:
     """Its manifest passes OpenEnv's own validation, and its numbers of tasks are those of the server."""
     from openenv.validation import Level, Verdict, run_validation

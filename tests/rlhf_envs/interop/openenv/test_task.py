@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import pickle
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +28,14 @@ pytest.importorskip("openenv", reason="needs the extra openenv")
 
 from openenv.core.generic_client import GenericEnvClient
 
-from rlhf_envs.interop.openenv import sessions
+from rlhf_envs.interop.openenv import address, sessions
+from rlhf_envs.interop.openenv import task as task_module
+from rlhf_envs.interop.openenv.address import ServerError
 from rlhf_envs.interop.openenv.schema import ActionForm
 from rlhf_envs.interop.openenv.server import create_app
-from rlhf_envs.interop.openenv.sessions import ServerError, Sessions
+from rlhf_envs.interop.openenv.sessions import Sessions
 from rlhf_envs.interop.openenv.task import INVALID
-from tests.rlhf_envs.interop.openenv.servers import MoodyPiles, Mute, echo_app, piles_app
+from tests.rlhf_envs.interop.openenv.servers import MoodyPiles, Mute, Piles, echo_app, piles_app
 
 ID = "rlhf/OpenEnv-v0"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -129,6 +133,38 @@ def test_an_action_of_two_fields_is_written_as_json(piles: Served, base: str) ->
     assert info["messages"][6]["content"] == "2 matches"
 
 
+def test_under_the_masks_every_turn_is_an_action_while_there_is_room(piles: Served, base: str) -> None:
+    pytest.importorskip("outlines_core", reason="needs outlines-core, of the extra openenv")
+    rng, turns = np.random.default_rng(0), 0
+    for room in (40, 100, 200):
+        env = make(piles, base, json_mask=True, max_new_tokens=room, max_turns=4)
+        for index in range(4):
+            env.reset(options={"index": index})
+            ended, info = False, {}
+            while not ended:
+                _, _, ended, _, info = env.step(int(rng.choice(np.flatnonzero(env.action_masks()))))
+            assert info["metrics"]["invalid_actions"] == 0
+            assert info["finish_reason"] in ("task", "turns", "length")
+            said = [one["content"] for one in info["messages"] if one["role"] == "assistant"]
+            assert all(json.loads(text)["move"] in ("take", "stop") for text in said)  # the last one is finished too
+            turns += int(info["metrics"]["turns"])
+    assert turns > 12
+    with pytest.raises(ValueError, match="there is room for 20 more tokens, and the shortest action has 27"):
+        make(piles, base, json_mask=True, max_new_tokens=20).action_masks()
+
+
+def test_masks_are_of_json_alone_and_survive_copies(piles: Served, echo: Served, base: str) -> None:
+    pytest.importorskip("outlines_core", reason="needs outlines-core, of the extra openenv")
+    with pytest.raises(ValueError, match="json_mask=True: the server's actions are one text, message"):
+        make(echo, base, json_mask=True)
+    env = make(piles, base, json_mask=True)
+    env.reset(seed=0)
+    other = pickle.loads(pickle.dumps(env.task))
+    rooms = np.array([60])
+    expected = env.task.turn_masks([np.zeros(0, np.int64)], rooms)
+    assert (other.turn_masks([np.zeros(0, np.int64)], rooms) == expected).all() and 0 < expected.sum() < 5
+
+
 def test_it_keeps_the_contracts_of_environments(piles: Served, base: str) -> None:
     check_text_env(gym.make(ID, base_url=piles.url, model=base, n_prompts=2, max_prompt_tokens=128, max_new_tokens=24))
 
@@ -189,11 +225,49 @@ def test_a_server_whose_episodes_do_not_follow_from_the_seed_cannot_be_played_ag
             say(env, '{"move": "take", "amount": 1}')
 
 
-def test_what_the_server_refuses_is_told(piles: Served, base: str) -> None:
+def test_what_the_server_refuses_ends_the_episode_and_is_told(
+    piles: Served, base: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for given, expected in (({}, -1.0), ({"penalty": 0.25}, -0.25), ({"invalid_reward": 0.5}, 0.5)):
+        env = make(piles, base, **given)
+        for action in ('{"move": "take", "amount": 0}', '{"move": "take", "amount": 3}'):
+            env.reset(options={"index": 1})
+            assert say(env, '{"move": "take", "amount": 2}')[:2] == (0.0, False)
+            reward, ended, info = say(env, action)
+            refused = action.endswith("0}")
+            assert ended and reward == (expected if refused else 1.0)  # and the next session is a new one
+            assert info["metrics"]["refused_actions"] == refused and info["finish_reason"] == "task"
+        assert env.task.metric_names(env.rows) == ["turns", "reply_cut", "refused_actions", "invalid_actions"]
+    assert "an episode ends with the reward 0.5, the 1. whose action was refused: " in caplog.text
+    assert "nothing taken" in caplog.text
+
+
+def test_a_server_that_refuses_everything_ends_the_run(
+    piles: Served, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_module, "MOST_REFUSED", 3)
     env = make(piles, base)
-    env.reset(options={"index": 1})
-    with pytest.raises(ReplyError, match=r"refuses the action .*nothing taken"):
-        say(env, '{"move": "take", "amount": 0}')
+    for last in (False, False, True):
+        env.reset(options={"index": 1})
+        if last:
+            with pytest.raises(ReplyError, match=r"has refused 3 actions in a row, the last one: .*nothing taken"):
+                say(env, '{"move": "take", "amount": 0}')
+        else:
+            say(env, '{"move": "take", "amount": 0}')
+
+
+def test_an_action_that_is_refused_when_it_is_played_again_ends_the_run(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent has not written it now, so it is the server that has changed."""
+    with served(piles_app()) as server:
+        env = make(server, base)
+        env.reset(options={"index": 1})
+        say(env, '{"move": "take", "amount": 1}')
+        env.task.sessions.close()
+        monkeypatch.setattr(Piles, "step", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ReplyError, match="division by zero"):
+            say(env, '{"move": "take", "amount": 1}')
 
 
 @pytest.mark.parametrize(("reward", "done"), [("much", False), (float("nan"), False), (1.0, "no"), ([1.0], True)])
@@ -201,8 +275,12 @@ def test_a_reward_that_is_no_number_is_told(reward: Any, done: Any) -> None:
     async def answer() -> Any:
         return SimpleNamespace(observation={}, reward=reward, done=done)
 
-    with pytest.raises(ServerError, match=r"after the action a the reward is .*, not a finite number and a"):
-        asyncio.run(Sessions("http://127.0.0.1:9")._ask(answer(), "the action a"))
+    asked = Sessions("http://127.0.0.1:9")._ask(answer(), "the action a")
+    with (
+        ThreadPoolExecutor(1) as pool,  # a test of pages may have left a running event loop in this thread
+        pytest.raises(ServerError, match=r"after the action a the reward is .*, not a finite number and a"),
+    ):
+        pool.submit(asyncio.run, asked).result()
 
 
 def test_a_server_that_speaks_no_http_is_told() -> None:
@@ -222,7 +300,7 @@ def test_a_server_that_speaks_no_http_is_told() -> None:
 
 
 def test_an_answer_without_end_is_not_read_to_its_end(piles: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "LARGEST", 100)
+    monkeypatch.setattr(address, "LARGEST", 100)
     with pytest.raises(ServerError, match="/schema answers with more than 100 bytes"):
         Sessions(piles.url).get("/schema")
 
