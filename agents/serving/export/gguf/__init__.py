@@ -1,0 +1,1 @@
+"""Write models as GGUF: tensors and tokenizer, and how positions are scaled."""

@@ -1,0 +1,1 @@
+"""Speak to llama.cpp's servers: its own, and llama-cpp-python's."""
