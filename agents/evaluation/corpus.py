@@ -66,7 +66,7 @@ def _measure(task: Task, completions: Sequence[Completion], samples: Sequence[np
 
 
 def corpus_estimate(values: np.ndarray, n: int) -> Estimate:
-    """Return the estimate of a metric, given its value and those of bootstrap samples, (1 + r,), of n episodes."""
+    """Return the estimate of a metric from its (1 + r,) values: of all n episodes, then of r bootstrap samples."""
     drawn = values[1:][~np.isnan(values[1:])]
     if len(drawn) < 2:
         return Estimate(float(values[0]), np.nan, np.nan, np.nan, n)

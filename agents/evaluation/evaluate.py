@@ -43,8 +43,8 @@ class Evaluation:
         judge_parts: (n,) each, the components of judges that have several, such as "gold_meaning" and "gold_language".
         metrics: (n,) each, the task's own metrics. Of a mixture also rewards, judges and metrics by task, such as
             "sentiment/reward", NaN for episodes of other tasks.
-        corpus: the task's metrics of all episodes together, such as macro-F1: the value, and those of bootstrap
-            samples of the episodes, (1 + 200,) each.
+        corpus: the task's metrics of all episodes together, such as macro-F1: (1 + 200,) values each, of all
+            episodes and then of bootstrap samples of them.
         trained: how many of the n prompts the source was trained on, or are of the training split.
         kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL per episode. For the best of n
             completions it is the value of the chosen one plus `log n - (n - 1) / n`, an upper bound of what choosing
@@ -138,6 +138,10 @@ class Evaluation:
             estimates["perplexity"] = bootstrap_perplexity(self.nll, self.length, self.seed)
         estimates["distinct_bigrams"] = jackknife_distinct_bigrams([c.completion for c in self.completions])
         return estimates
+
+    def component_estimates(self) -> dict[str, Estimate]:
+        """Return the parts of the reward, each with its standard error and 95% interval, also where there is one."""
+        return {name: self._mean(values) for name, values in self.components.items() if not np.isnan(values).all()}
 
     def change_from(self, before: Evaluation) -> dict[str, Estimate]:
         """Return the mean differences from an evaluation, paired by prompt. Raise ValueError if the prompts differ."""

@@ -9,7 +9,8 @@ import gymnasium as gym
 import numpy as np
 
 from rlhf_envs.chat_format import CHAT_OPTIONS, ChatFormat, choose_template
-from rlhf_envs.datasets.messages import SYSTEMS, Prompt, read_prompt
+from rlhf_envs.datasets.messages import Prompt
+from rlhf_envs.datasets.rows import SYSTEMS, read_prompt
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import model_positions
 from rlhf_envs.prompts import encode_prompts
@@ -76,6 +77,10 @@ class Unscored(Task):
         """Return the task's masks."""
         return self.task.action_masks(input_ids, lengths, prompt_lengths, steps)
 
+    def turn_masks(self, turns: Sequence[np.ndarray], rooms: np.ndarray) -> np.ndarray | None:
+        """Return the task's masks."""
+        return self.task.turn_masks(turns, rooms)
+
 
 def open_prompts(
     source: Source,
@@ -91,6 +96,7 @@ def open_prompts(
     environment's task scores and replies. Otherwise only its tokens and masks count, so that data and reward of a run
     need not be there. Rows have further columns for the reward beside their `prompt`. Where a prompt `grows` from call
     to call, the room for it is a power of two, so that the KV cache, which has the length of a row, lasts over many.
+    With a system prompt texts are what a user says, unless some prompts are conversations or `chat` is given.
 
     Raises:
         ValueError: there is no prompt, no room for one, or no environment to score with.
@@ -107,6 +113,7 @@ def open_prompts(
     if not asked.keys().isdisjoint(REWARDS):
         own.pop("reward_fn", None)
     options = {**own, **asked}
+    rows = _said_by_user(rows, options) if "chat" not in asked else rows
     data: dict[str, Any] = {"data": rows, "columns": None}
     data["max_prompt_tokens"] = _longest(source, task, model, rows, options, grows)
     if not scored:
@@ -119,6 +126,19 @@ def open_prompts(
         chooses = "pass env=, whose reward chooses"
         raise ValueError(f"{source.name} keeps the best of {source.best_of} completions: {chooses}")
     return source.open_episodes(place or source.own_environment or "rlhf/Prompts-v0", "test", {**asked, **data})
+
+
+def _said_by_user(rows: list[dict[str, Any]], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return rows with texts as what a user says, where a system prompt begins conversations and all are texts.
+
+    The data of a run with a system prompt has conversations, whether or not `chat` makes them of texts.
+    """
+    if options.get("system_prompt") is None or not all(isinstance(row["prompt"], str) for row in rows):
+        return rows
+    return [
+        {**row, "prompt": [{"role": "user", "content": row["prompt"]}] if row["prompt"].strip() else row["prompt"]}
+        for row in rows
+    ]
 
 
 def lent_template(source: Source, env_kwargs: Mapping[str, Any] | None = None) -> str | None:

@@ -29,6 +29,7 @@ from ..core.policy import TokenPolicy
 from ..registry import available, describe, get_algorithm
 from ..saving.folders import CONFIG, DESCRIPTION, MODEL, START, find_bundle, is_bundle, read_config
 from ..saving.loading import load, load_policy, run_algorithm
+from ..saving.run_paths import from_here
 from ..saving.untrusted import read_env_id, read_env_kwargs
 
 __all__ = ["DECODING", "Source"]
@@ -124,7 +125,7 @@ class Source:
     @classmethod
     def _of_run(cls, path: Path) -> Source:
         """Return the source of a run that has saved its model."""
-        run = read_config(path)
+        run = from_here(read_config(path), path)
         hyperparams, algorithm = run.get("hyperparams") or {}, None
         if run.get("algo") in available():
             with suppress(ImportError):  # its plugin is gone

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer
 
 from ..options import add_command
-from . import adding, answers, labelling, people, project, queue
+from . import adding, answers, explaining, judging, labelling, people, project, queue, winning
 
 __all__ = ["feedback_app"]
 
@@ -23,15 +23,19 @@ add_command(feedback_app, project.SettingsConfig, "settings", ASK)(project.setti
 add_command(feedback_app, labelling.ServeConfig, "serve", ASK)(labelling.serve)
 add_command(feedback_app, labelling.LabelConfig, "label", ASK)(labelling.label)
 add_command(feedback_app, labelling.SimulateConfig, "simulate", ASK)(labelling.simulate)
+add_command(feedback_app, judging.JudgeConfig, "judge", ASK)(judging.judge)
 add_command(feedback_app, queue.PrioritiseConfig, "prioritise", ASK)(queue.prioritise)
 add_command(feedback_app, queue.SuggestConfig, "suggest", ASK)(queue.suggest)
+add_command(feedback_app, explaining.ExplainConfig, "explain", ASK)(explaining.explain)
 
 add_command(feedback_app, answers.StatusConfig, "status", READ)(answers.status)
 add_command(feedback_app, answers.ExportConfig, "export", READ)(answers.export)
 add_command(feedback_app, answers.ForecastConfig, "forecast", READ)(answers.forecast)
+add_command(feedback_app, winning.WinrateConfig, "winrate", READ)(winning.winrate)
 
 add_command(feedback_app, people.InviteConfig, "invite", PEOPLE)(people.invite)
 add_command(feedback_app, people.AccountConfig, "account", PEOPLE)(people.account)
+add_command(feedback_app, people.ForgetConfig, "forget", PEOPLE)(people.forget)
 add_command(feedback_app, people.PanelConfig, "panel", PEOPLE)(people.panel)
 
 add_command(feedback_app, project.DropConfig, "drop", PROJECT)(project.drop)

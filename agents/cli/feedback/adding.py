@@ -9,8 +9,8 @@ import typer
 
 from rlhf_envs.feedback.formats.names import ImportFormat
 
-from ...training.config import Pairs, option
 from ...training.data_flags import ChatFlags, ChatOptions
+from ...training.fields import Pairs, option
 from ..options import argument, fail
 from .common import Kind, StoreConfig, actor, open_store
 

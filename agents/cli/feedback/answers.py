@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -23,8 +22,9 @@ from rlhf_envs.feedback.formats.card import dataset_card
 from rlhf_envs.feedback.formats.exporting import Export, export_file, labeling_interface
 from rlhf_envs.feedback.formats.names import ExportFormat
 from rlhf_envs.feedback.quality import CANNOT_TELL, find_suspects
+from rlhf_envs.files import to_json
 
-from ...training.config import Part, option
+from ...training.fields import Part, option
 from ..options import argument, fail
 from ..tables import status_parts
 from .common import Kind, StoreConfig, open_store
@@ -54,7 +54,7 @@ def status(config: StatusConfig) -> None:
     if config.output is not None:
         found = None if suspects is None else {name: asdict(check) for name, check in suspects.items()}
         metrics = summary.model_dump(mode="json") | {"clickers": found}
-        Path(config.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        Path(config.output).write_text(to_json(metrics, indent=2) + "\n", encoding="utf-8")
     console = Console()
     for part in status_parts(summary):
         console.print(part)

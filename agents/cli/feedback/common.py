@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rlhf_envs import feedback
 
-from ...training.config import option
+from ...training.fields import option
 from ..options import Flags, fail
 
 if TYPE_CHECKING:

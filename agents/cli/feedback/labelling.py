@@ -13,16 +13,18 @@ from rlhf_envs import preferences
 from rlhf_envs.datasets.messages import answer_to, kept_prompt
 from rlhf_envs.feedback import web
 from rlhf_envs.feedback.simulated import annotate, simulated_crowd
+from rlhf_envs.feedback.simulated.flagging import check_names, told_apart
 from rlhf_envs.feedback.terminal.label import label as label_here
 from rlhf_envs.feedback.web.store_names import name_stores
 from rlhf_envs.rewards import get_reward
 
-from ...training.config import option
+from ...training.fields import option
 from ..options import Flags, fail
 from .common import StoreConfig, open_store
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
+    from rlhf_envs.feedback.settings import Settings
 
 __all__ = ["LabelConfig", "ServeConfig", "SimulateConfig", "label", "serve", "simulate"]
 
@@ -81,7 +83,10 @@ class SimulateConfig(StoreConfig):
     scorer: str = option("gold", "Reward that says what is better: a name, module:attribute, or a folder.")
     n_annotators: int = option(10, "Annotators.", "-n", "--n-annotators", ge=1)
     random_share: float = option(0.1, "Share of annotators that click at random; their number is rounded.", ge=0, le=1)
-    by: list[str] = option([], "Reward that answers one of the project's questions, NAME:REWARD; repeat the flag.")
+    by: list[str] = option(
+        [],
+        "Reward that answers one of the project's questions, or flags a harm (from 0.5 on), NAME:REWARD; repeat.",
+    )
     temperature: float = option(1.0, "Noise: the better one is chosen with sigmoid(difference / temperature).", ge=0)
     bias: float = option(0.0, "Added to the score of the completion shown first.")
     length_bias: float = option(0.0, "Added to a score for every 100 characters.")
@@ -99,7 +104,7 @@ def simulate(config: SimulateConfig) -> None:
     with open_store(config.store) as store:
         _check_nobody_labelled(store, config)
         settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit", "by", "yes"})
-        settings["scorers"] = _scorers(config.by, [question.name for question in store.settings.questions])
+        settings |= told_apart(_scorers(config.by, store.settings), store.settings)
         items = store.items()
         if rated := [item for item in items if item.kind in ("rating", "thumbs")]:
             settings["reference"] = _scores(reward, rated)  # they spread the ratings over the scale
@@ -109,9 +114,7 @@ def simulate(config: SimulateConfig) -> None:
             if question.type == "rating"
             and (asked := [item for item in items if not question.kinds or item.kind in question.kinds])
         }
-        crowd = simulated_crowd(
-            reward, config.n_annotators, scale=store.settings.scale, harms=store.settings.harms, **settings
-        )
+        crowd = simulated_crowd(reward, config.n_annotators, scale=store.settings.scale, **settings)
         done = annotate(store, crowd, config.limit)
         progress = store.progress()
     spammers = [annotator.name for annotator in crowd if annotator.clicks_at_random]
@@ -138,12 +141,16 @@ def _scores(reward: Any, items: list[Any]) -> list[float]:
     return [float(score) for score in reward(prompts, [answer_to(*both) for both in zip(prompts, texts, strict=True)])]
 
 
-def _scorers(pairs: list[str], questions: list[str]) -> dict[str, Any]:
-    """Return the rewards in NAME:REWARD by the names of the questions."""
+def _scorers(pairs: list[str], settings: Settings) -> dict[str, Any]:
+    """Return the rewards in NAME:REWARD by the names of the questions and harms."""
     scorers = {}
     for pair in pairs:
         name, colon, reward = pair.partition(":")
-        if not colon or name not in questions:
-            fail(f"--by {pair!r}: write NAME:REWARD; the project's questions are {', '.join(questions) or 'none'}")
+        if not colon:
+            fail(f"--by {pair!r}: write NAME:REWARD")
+        try:
+            check_names([name], settings)
+        except ValueError as error:
+            fail(f"--by {pair!r}: {error}")
         scorers[name] = get_reward(reward)
     return scorers

@@ -1,4 +1,4 @@
-"""Run `rlhf feedback invite`, `account` and `panel`: who annotates."""
+"""Run `rlhf feedback invite`, `account`, `forget` and `panel`: who annotates."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import typer
 
 from rlhf_envs.feedback import store as feedback_store
 from rlhf_envs.feedback import web
+from rlhf_envs.feedback.records import NoSuchAnnotator
 
-from ...training.config import option
+from ...training.fields import option
 from ..options import argument
 from .common import StoreConfig, actor, open_store
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
 
-__all__ = ["AccountConfig", "InviteConfig", "PanelConfig", "account", "invite", "panel"]
+__all__ = ["AccountConfig", "ForgetConfig", "InviteConfig", "PanelConfig", "account", "forget", "invite", "panel"]
 
 
 class InviteConfig(StoreConfig):
@@ -70,6 +71,35 @@ def account(config: AccountConfig) -> None:
             store.switch_account(config.name, active=config.action == "on")
             store.log(actor(), f"switch {config.action}", annotator=config.name)
             typer.echo(f"{config.store}: the account {config.name!r} is switched {config.action}")
+
+
+class ForgetConfig(StoreConfig):
+    """Hold the flags of `rlhf feedback forget`."""
+
+    name: str = argument("Whose data.")
+    pseudonymise: bool = option(False, "Keep the answers under a name that says nothing, instead of deleting them.")
+    yes: bool = option(False, "Do it without asking again.")
+
+
+def forget(config: ForgetConfig) -> None:
+    """Delete a person's data, or cut it from their name, and say what stays and why. It cannot be undone.
+
+    Also works for somebody who withdrew and whose labels were kept. A name that nobody has changes nothing, so that the
+    command may be given twice.
+    """
+    with open_store(config.store) as store:
+        what = "Cut the answers of {!r} from their name" if config.pseudonymise else "Delete the data of {!r}"
+        if not config.yes:
+            typer.confirm(f"{what.format(config.name)} and close the account for good?", abort=True)
+        try:
+            done = feedback_store.forget_person(store, config.name, pseudonymise=config.pseudonymise, by=actor())
+        except NoSuchAnnotator as error:
+            typer.echo(f"{config.store}: {error}")
+            return
+    counts = f"{done.answers} answers and skips {done.labels}, {done.comments} comments deleted"
+    typer.echo(f"{config.store}: {counts}\nkept, and why:")
+    for sentence in (*done.kept, *done.notes):
+        typer.echo(f"- {sentence}")
 
 
 class PanelConfig(StoreConfig):

@@ -21,7 +21,7 @@ from rlhf_envs.feedback.settings_file import (
     settings_as_toml,
 )
 
-from ...training.config import option
+from ...training.fields import option
 from ..options import argument, fail
 from .common import StoreConfig, actor, is_missing, open_store
 

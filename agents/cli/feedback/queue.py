@@ -9,11 +9,11 @@ import typer
 
 from rlhf_envs.datasets.messages import answer_to, kept_prompt
 from rlhf_envs.feedback.settings_file import changes_for_audit
-from rlhf_envs.feedback.suggesting import suggest_answers, version_of
+from rlhf_envs.feedback.suggesting import source_of, suggest_answers, version_of
 from rlhf_envs.preferences.prioritising import FIRST_JUDGEMENTS, Prioritiser
 from rlhf_envs.rewards import get_reward
 
-from ...training.config import option
+from ...training.fields import option
 from ..options import argument
 from .common import StoreConfig, actor, open_store
 
@@ -65,7 +65,9 @@ class SuggestConfig(StoreConfig):
     """Hold the flags of `rlhf feedback suggest`."""
 
     scorer: str = argument("Reward that suggests: a name, module:attribute, or a folder.")
-    source: str | None = option(None, "What the suggestions are called. The scorer's name by default.")
+    source: str | None = option(
+        None, "What the suggestions are called. The scorer's name by default, of a folder its last part."
+    )
     version: str | None = option(None, "Their version. Of a folder a hash of its files by default.")
 
 
@@ -83,7 +85,7 @@ def suggest(config: SuggestConfig) -> None:
         answers = [answer_to(prompt, item.completions[0]) for prompt, item in zip(prompts, rated, strict=True)]
         reference = [float(score) for score in reward(prompts, answers)] if rated else None
         found = suggest_answers(items, reward, scale=store.settings.scale, reference=reference)
-        source = config.source or config.scorer
+        source = config.source or source_of(config.scorer)
         version = version_of(config.scorer) if config.version is None else config.version
         n = store.suggest(found, source=source, version=version)
         store.log(actor(), "suggest", after={"source": source, "version": version, "suggestions": n})

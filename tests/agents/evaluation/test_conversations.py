@@ -148,6 +148,29 @@ def test_references_are_learned_after_the_environments_conversation(model: str) 
     assert family_tokenizer("chatml").decode(whole[len(written) :]) == "\n", "which nobody writes"
 
 
+@pytest.mark.parametrize("has_end", [True, False])
+def test_an_answer_that_ran_out_of_room_is_learned_whole_and_without_an_end(model: str, has_end: bool) -> None:
+    """Also where no token ends a text, so that none is put behind it and taken off again."""
+    rows = [{"prompt": "hi", "completion": " yes yes", "finish_reason": "length", "split": "train"}]
+    env = make_vec_env(ID, n_envs=1, seed=0, model=model, data=rows, max_new_tokens=16, **REWARD)
+    if not has_end:
+        env.get_attr("episodes", 0)[0].ends = []
+    (episode,) = make("sft", env, model=model, n_steps=16)._references
+    tokenizer = family_tokenizer("chatml")
+    assert episode.actions.tolist() == tokenizer(" yes yes", add_special_tokens=False)["input_ids"]
+
+
+def test_a_typed_prompt_is_what_a_user_says_where_there_is_a_system_prompt(model: str) -> None:
+    """A run with a system prompt has learned from conversations, also one without `chat`."""
+    system = {"system_prompt": "Be brief.", "max_new_tokens": 2}
+    (done,) = generate(model, prompts=["hi"], env_kwargs=system)
+    assert done.asked == ASKED
+    typed, said = generate(model, prompts=["hi", ASKED[1:]], env_kwargs=system)
+    assert (typed.asked, said.asked) == ("hi", ASKED), "beside conversations a text stays one"
+    with pytest.raises(ValueError, match="all prompts of task"):
+        generate(model, prompts=["hi"], env_kwargs={**system, "chat": False})
+
+
 def test_logged_answers_follow_the_environments_conversation(model: str) -> None:
     options: dict[str, Any] = {"system_prompt": "Be brief.", "max_new_tokens": 16, **REWARD}
     env = make_vec_env(ID, n_envs=1, model=model, data=[{"prompt": ASKED[1:], "split": "train"}], **options)
