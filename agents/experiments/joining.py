@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from ..saving.folders import CONFIG, LOCK, read_object
 from ..saving.untrusted import describe_problem
-from ..training.config import Settings
 from ..training.config_file import check_imports
+from ..training.fields import Settings
 
 __all__ = ["check_unchanged", "read_saved"]
 

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 
 from ...saving.untrusted import read_reward
-from ...training.config import TrainConfig, option
+from ...training.config import TrainConfig
+from ...training.fields import Pairs, option
 
 __all__ = ["LoopConfig"]
 
@@ -28,12 +29,20 @@ class LoopConfig(TrainConfig):
         "alarm",
         "constraint",
         "limit",
+        "multiplier_start",
+        *("shard", "workers", "ray_address", "async_rollouts"),
+        *("worker_retries", "worker_cpus", "worker_gpus", "worker_wait"),
     )
 
+    aspects: str | None = option(
+        None,
+        "Aspects of an answer to ask about, fit and train by: names of the study's questions, harms, flags, pairwise "
+        "or rating, with commas between; or a YAML file with weights and limits.",
+    )
     n_timesteps: int | None = option(16_384, "Tokens of RL per round.", "-n", "--n-timesteps", gt=0)
     eval_freq: int = option(0, "Tokens between evaluations during RL; 0 for one per round.", ge=0)
     rounds: int = option(3, "Rounds; with --resume more than the run had adds some.", gt=0)
-    labels: int = option(200, "Pairs of completions that are labelled per round.", ge=4)
+    labels: int = option(200, "Pairs of completions that are labelled per round; 0 with --from-serving alone.", ge=0)
     overlap: int | None = option(
         None, "Judgements of each pair. By default 3 by simulated annotators, 1 by people.", gt=0
     )
@@ -46,6 +55,11 @@ class LoopConfig(TrainConfig):
     scorer: str | None = option(
         None, "Registered reward that simulated annotators judge by. The task's judge by default."
     )
+    by: Pairs = option(
+        {},
+        "Reward by which simulated annotators answer one of the project's questions, or flag a harm (from 0.5 on), "
+        "NAME:REWARD; repeat the flag.",
+    )
     people: int = option(
         0, "Pairs of each round that people label. Simulated annotators label the others, in another store.", ge=0
     )
@@ -53,6 +67,11 @@ class LoopConfig(TrainConfig):
         None,
         "Feedback store: a file, or postgresql://user@host/name, whose password PGPASSWORD has. By default "
         "feedback.db in the run's folder.",
+    )
+    from_serving: str | None = option(
+        None,
+        "Feedback store of rlhf serve --store: what people said of the served model counts too, in every round as far "
+        "as it has come. With --labels 0 nobody else is asked.",
     )
     study: str | None = option(
         None, "TOML file of the project's settings and questions, which a new run takes over: rlhf feedback settings."
@@ -89,11 +108,23 @@ class LoopConfig(TrainConfig):
         self.check_askable()
         return self
 
+    @model_validator(mode="after")
+    def _with_aspects(self) -> Self:
+        """Leave the environment as it is: a round fits the aspects, and makes them its reward."""
+        return self
+
+    def has_limits(self) -> bool:
+        """Return whether the rewards of the rounds may have limits, whose prices training finds."""
+        return self.aspects is not None
+
     def check_askable(self) -> None:
         """Raise ValueError if the fields do not go with one another, or are not for a loop."""
         for name in self.without:
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}={value}: the rounds of a loop have none; leave it out")
+        self._check_aspects()
+        if self.labels < 4 and (self.labels or self.from_serving is None):
+            raise ValueError(f"labels={self.labels}: a round needs at least 4 pairs, or none with from_serving")
         simulated, ensemble = self.labels - self.people, f"an ensemble: members is {self.members}, take at least 2"
         if simulated < 0:
             raise ValueError(f"people={self.people} is more than labels={self.labels}, the pairs of a round")
@@ -111,13 +142,32 @@ class LoopConfig(TrainConfig):
         if self.query == "disagreement" and self.members < 2:
             raise ValueError(f"query=disagreement needs {ensemble}")
 
+    def _check_aspects(self) -> None:
+        """Raise ValueError if fields do not go with several aspects, or with simulated annotators."""
+        if self.by and not self.annotators:
+            name, reward = next(iter(self.by.items()))
+            raise ValueError(f"by={name}:{reward} is for simulated annotators, and annotators=0")
+        if self.aspects is None:
+            return
+        one_model = ("criterion", "members", "pessimism", "query", "aggregate")
+        for name in one_model:
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                instead = "name the question among them" if name == "criterion" else "leave it out"
+                raise ValueError(f"{name}={value} with aspects={self.aspects}: it is for one reward model; {instead}")
+
     def check_imports(self, source: str, given: TrainConfig) -> None:
         """Check the scorer and the store too."""
         super().check_imports(source, given)
         if "scorer" not in given.model_fields_set:
             read_reward(self.scorer, source, "scorer")
+        if "by" not in given.model_fields_set:
+            read_reward([*self.by.values()], source, "by")
         if "://" in (self.store or "") and "store" not in given.model_fields_set:
             raise ValueError(f"the store {self.store!r} is not followed where {source} says so: give it again, --store")
+        if "://" in (self.from_serving or "") and "from_serving" not in given.model_fields_set:
+            raise ValueError(
+                f"the store {self.from_serving!r} is not followed where {source} says so: give it again, --from-serving"
+            )
 
     def judgements_of_pair(self, by_people: bool) -> int:
         """Return how many different annotators judge a pair."""

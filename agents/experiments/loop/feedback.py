@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -17,20 +16,24 @@ from rlhf_envs.datasets.messages import answer_to, as_text, kept_prompt
 from rlhf_envs.feedback import Item, Judgement, NewItem
 from rlhf_envs.feedback.agreement import alpha_by_kind
 from rlhf_envs.feedback.criteria import derive, find_criterion
-from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
 from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_tokenizer, split_label
 from rlhf_envs.preferences.crowd import aggregate_pairs, dawid_skene, find_spammers, pair_votes
 from rlhf_envs.preferences.fitting import fit_reward
 from rlhf_envs.rewards import get_reward
+from rlhf_envs.rewards.state import frozen_rewards
 
 from ...saving.provenance import provenance
+from .aspects.steps import ROWS, check_rows, fit_round, judged_by_aspect, kinds_of_completions
+from .served import read_served
+from .simulated import ask_simulated, crowd
 from .state import PAIRS, PROXY, SNAPSHOT, Loop, Metrics
+from .waiting import wait_for_people
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
 
-__all__ = ["ask", "fit", "read_snapshot"]
+__all__ = ["ask", "fit", "judged_pairs", "read_snapshot"]
 
 
 def ask(loop: Loop, number: int, into: Path) -> Metrics:
@@ -38,25 +41,49 @@ def ask(loop: Loop, number: int, into: Path) -> Metrics:
 
     Raises:
         ValueError: simulated annotators are asked, and the store has unfinished items of others. Or fewer than two
-            pairs were judged: people may still label, and the loop then goes on.
+            pairs were judged, or answers about an aspect tell no texts apart: people may still label, and the loop then
+            goes on.
     """
     config = loop.config
     pairs = loop.read(number, "generate", PAIRS)
-    numbered = list(enumerate(pairs))
+    numbered = list(enumerate(pairs))[: config.labels]
     if simulated := numbered[config.people :]:
-        _ask_simulated(loop, _queue(loop, loop.simulated, number, simulated))
+        ask_simulated(loop, _queue(loop, loop.simulated, number, simulated))
     asked = _queue(loop, loop.store, number, numbered[: config.people])
     if asked:
-        _wait_for_people(loop, number, asked)
-    items, judgements = _judged(loop, number)
+        wait_for_people(loop, number, asked)
+    everything, said = _judged(loop, number)
+    pairs_asked = {item.id: item for item in everything if item.kind == "pairwise"}
+    items, judgements = [*pairs_asked.values()], [entry for entry in said if entry.item_id in pairs_asked]
+    served: list[Item] = []
+    if config.from_serving is not None:
+        served, about = read_served(config.from_serving)
+        items, judgements = items + served, judgements + about
+        loop.say(f"round {number}: {len(about)} comparisons of {len(served)} pairs are of the served model")
+    if loop.aspects:
+        judged = judged_by_aspect(loop, _items_by_store(loop, number))
+        check_rows(number, judged)
+        kept = {one.aspect.name: {"loss": one.loss, "harm": one.aspect.harm, "rows": one.rows} for one in judged}
+        replace_json(into / ROWS, kept, exact=True)
+    else:
+        _check_answered(number, items, judgements)
+    loop.store.withdraw([item.id for item in asked])
+    replace_json(into / SNAPSHOT, {"items": _plain(items), "judgements": _plain(judgements)})
+    return _counts(loop, number, everything, said) | ({} if config.from_serving is None else {"served": len(served)})
+
+
+def _check_answered(number: int, items: Sequence[Item], judgements: Sequence[Judgement]) -> None:
+    """Raise ValueError if fewer than two pairs have a judgement."""
     n_answered = len({judgement.item_id for judgement in judgements if judgement.value is not None})
     if n_answered < 2:
         raise ValueError(
             f"round {number}: {n_answered} of {len(items)} pairs have a judgement, a reward model needs 2 at least: "
             "label some more"
         )
-    loop.store.withdraw([item.id for item in asked])
-    replace_json(into / SNAPSHOT, {"items": _plain(items), "judgements": _plain(judgements)})
+
+
+def _counts(loop: Loop, number: int, items: Sequence[Item], judgements: Sequence[Judgement]) -> Metrics:
+    """Return how much was said in a round, and by whom."""
     ids = {item.id for item in items if _round_of(loop, item) == number}
     ours = [judgement for judgement in judgements if judgement.item_id in ids]
     given = [judgement for judgement in ours if judgement.value is not None]
@@ -81,25 +108,25 @@ def read_snapshot(snapshot: Mapping[str, Any]) -> tuple[list[Item], list[Judgeme
     return items, TypeAdapter(list[Judgement]).validate_python(snapshot["judgements"])
 
 
-def crowd(loop: Loop) -> list[SimulatedAnnotator]:
-    """Return the simulated annotators of a run. Some of them are spammers."""
-    config = loop.config
-    if not config.annotators:
-        return []
-    options: dict[str, Any] = {"seed": config.seed, "temperature": config.noise, "skip_rate": config.skip_rate}
-    return simulated_crowd(get_reward(str(config.scorer)), config.annotators, config.random_share, **options)
-
-
 def _round_of(loop: Loop, item: Item) -> int | None:
     """Return the round that an item of this run belongs to; None for the items of others."""
     return item.meta.get("round") if item.meta.get("loop") == loop.name else None
 
 
+def _items_by_store(loop: Loop, number: int) -> dict[FeedbackStore, list[Item]]:
+    """Return the run's items of all rounds up to `number`, by store: of simulated annotators and of people."""
+    rounds = range(1, number + 1)
+    return {
+        store: [item for item in store.items() if _round_of(loop, item) in rounds]
+        for store in dict.fromkeys((loop.simulated, loop.store))
+    }
+
+
 def _judged(loop: Loop, number: int) -> tuple[list[Item], list[Judgement]]:
-    """Return the pairs of all rounds up to `number`, and their judgements, with skips."""
+    """Return what was asked in all rounds up to `number`, and the judgements, with skips."""
     items, judgements = [], []
-    for store, sign in {loop.simulated: -1, loop.store: 1}.items():  # both count from 1, and no two may share an id
-        found = [item for item in store.items() if _round_of(loop, item) in range(1, number + 1)]
+    for store, found in _items_by_store(loop, number).items():
+        sign = 1 if store is loop.store else -1  # both count from 1, and no two may share an id
         answers = store.judgements(item_ids=[item.id for item in found], include_skips=True)
         if loop.config.criterion is not None:
             answers = _of_criterion(loop.config.criterion, store, found, answers)
@@ -115,123 +142,105 @@ def _of_criterion(name: str, store: FeedbackStore, items: list[Item], judgements
     return sorted([*found.judgements, *skips], key=lambda judgement: judgement.id)
 
 
+Place = tuple[int, str, int | None]  # of an item in a round: the pair, the kind, the completion if it asks about one
+
+
 def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Item]:
-    """Put numbered pairs into a store, unless they are there already. Return their items, in the order of the pairs."""
-    there = {item.meta["pair"]: item for item in store.items() if _round_of(loop, item) == number}
-    new = [
-        NewItem(
-            "pairwise",
-            pair["prompt"],
-            tuple(pair["completions"]),
-            source="rlhf loop",
-            policy=f"round_{number - 1}",
-            meta={"loop": loop.name, "round": number, "pair": place}
-            | {name: pair[name] for name in ("messages", "turns") if name in pair},
-            overlap=(overlap := loop.config.judgements_of_pair(by_people=place < loop.config.people)),
-            max_overlap=overlap,  # the loop counts on it
-        )
-        for place, pair in pairs
-        if place not in there
-    ]
-    added = store.items(store.add_items(new)) if new else []
-    there |= {item.meta["pair"]: item for item in added}
-    return [there[place] for place, _ in pairs]
+    """Put numbered pairs into a store, unless they are there already. Return their items, in the order of the pairs.
+
+    Aspects may also be asked about each completion by itself.
+    """
+
+    def of(item: Item) -> Place:
+        return (item.meta["pair"], item.kind, item.meta.get("side"))
+
+    beside = [(kind, side) for kind in kinds_of_completions(loop) for side in (0, 1)]
+    wanted: dict[Place, Mapping[str, Any]] = {
+        (place, kind, side): pair for place, pair in pairs for kind, side in (("pairwise", None), *beside)
+    }
+    there = {of(item): item for item in store.items() if _round_of(loop, item) == number}
+    new = [_new_item(loop, number, place, pair) for place, pair in wanted.items() if place not in there]
+    there |= {of(item): item for item in (store.items(store.add_items(new)) if new else ())}
+    return [there[place] for place in wanted]
 
 
-def _ask_simulated(loop: Loop, items: Sequence[Item]) -> None:
-    """Let the simulated annotators judge the items in turns. The one whose turn is next begins."""
-    store, annotators = loop.simulated, crowd(loop)
-    if references := _references(loop):
-        annotators = [replace(annotator, references=references) for annotator in annotators]
-    wanted = {item.id for item in items}
-    judgements = store.judgements(include_skips=True)
-    given = Counter(judgement.item_id for judgement in judgements if judgement.value is not None)
-    others = [item for item in store.items() if item.id not in wanted and given[item.id] < item.overlap]
-    if others:
-        raise ValueError(
-            f"the store {store.url} has {len(others)} unfinished items that are not of this round (item "
-            f"{others[0].id} of {others[0].source or 'no source'!r}), which simulated annotators would answer: finish "
-            "them first, or take a --store of its own"
-        )
-    names = {annotator.name for annotator in annotators}
-    turn = sum(judgement.annotator in names for judgement in judgements) % len(annotators)
-    annotate(store, annotators[turn:] + annotators[:turn])
-    store.withdraw(sorted(wanted))  # the items that all of them have skipped
+def _new_item(loop: Loop, number: int, place: Place, pair: Mapping[str, Any]) -> NewItem:
+    """Return the item that asks about a pair, or about one of its completions."""
+    of_round, kind, side = place
+    texts, turns = pair["completions"], pair.get("turns")
+    meta = {"loop": loop.name, "round": number, "pair": of_round}
+    if side is not None:
+        texts, turns = [texts[side]], None if turns is None else [turns[side]]
+        meta["side"] = side
+    kept = {name: value for name, value in (("messages", pair.get("messages")), ("turns", turns)) if value is not None}
+    overlap = loop.config.judgements_of_pair(by_people=of_round < loop.config.people)
+    policy = f"round_{number - 1}"
+    return NewItem(
+        kind,
+        pair["prompt"],
+        tuple(texts),
+        source="rlhf loop",
+        policy=policy,
+        meta=meta | kept,
+        overlap=overlap,
+        max_overlap=overlap,  # the loop counts on it
+    )
 
 
-def _references(loop: Loop) -> dict[str, list[float]]:
-    """Return the scores over which simulated annotators spread the ratings that the project asks for."""
-    ratings = [question.name for question in loop.simulated.settings.questions if question.type == "rating"]
-    if not ratings:
-        return {}
-    pairs = loop.read(1, "generate", PAIRS)  # in every round, so that a rating keeps its meaning
-    asked = [(kept_prompt(pair["prompt"], pair), text) for pair in pairs for text in pair["completions"]]
-    reward = get_reward(str(loop.config.scorer))
-    scores = reward([prompt for prompt, _ in asked], [answer_to(prompt, text) for prompt, text in asked])
-    return {name: [float(score) for score in scores] for name in ratings}
+def judged_pairs(loop: Loop, number: int, turns: bool = False) -> list[dict[str, Any]]:
+    """Return the pairs that were judged in the rounds up to `number`, a row each of all its judgements.
 
-
-def _wait_for_people(loop: Loop, number: int, items: Sequence[Item]) -> None:
-    """Wait until people have given enough judgements or have nothing left to label. Say where to label."""
-    config, store, ids = loop.config, loop.store, [item.id for item in items]
-    wanted = math.ceil(config.enough * sum(item.overlap for item in items))
-    seen, since = None, 0.0
-    while True:
-        judgements = store.judgements(item_ids=ids, include_skips=True)
-        skips = sum(judgement.value is None for judgement in judgements)
-        have = len(judgements) - skips
-        if have >= wanted:
-            return
-        if seen is None:
-            loop.say(
-                f"round {number} waits for people: {wanted} judgements of {len(ids)} pairs. Label at the page of\n"
-                f"  rlhf feedback serve --store {store.url}\nor here, in another terminal, with\n"
-                f"  rlhf feedback label --store {store.url}\n"
-                "To go on with half of them, stop the loop and resume it with --enough 0.5"
-            )
-        done = _done_with_all(items, judgements)
-        status = f"round {number}: {have} of {wanted} judgements" + (f", {skips} skips" if skips else "")
-        if (have, skips) != seen:
-            seen, since = (have, skips), time.monotonic()
-            waits = f"; nothing is left for {done}: it goes on in {config.patience:g} s unless somebody else labels"
-            loop.say(status + (waits if done else ""))
-        elif done and time.monotonic() - since >= config.patience:
-            loop.say(f"{status}; nothing is left for {done}, and nobody else came: it goes on with these")
-            return
-        time.sleep(config.poll)
-
-
-def _done_with_all(items: Sequence[Item], judgements: Sequence[Judgement]) -> str:
-    """Return the names of all who labelled; "" if one of them can still label something that needs judgements."""
-    given = Counter(judgement.item_id for judgement in judgements if judgement.value is not None)
-    needy = {item.id for item in items if given[item.id] < item.overlap}
-    seen: dict[str, set[int]] = {}
-    for judgement in judgements:
-        seen.setdefault(judgement.annotator, set()).add(judgement.item_id)
-    return ", ".join(sorted(seen)) if all(needy <= theirs for theirs in seen.values()) else ""
+    With `turns`, completions of several turns are messages.
+    """
+    items, judgements = read_snapshot(loop.read(number, "ask", SNAPSHOT))
+    return aggregate_pairs(items, judgements, method=loop.config.aggregate, messages=True, turns=turns)
 
 
 def fit(loop: Loop, number: int, into: Path) -> Metrics:
     """Fit a reward model to the judgements of all rounds so far, and measure the last one on the new judgements.
 
-    The scores are normalised to mean 0 and standard deviation 1 over what the first policy wrote. Raise ValueError if
-    all judged pairs have the same texts, or prefer nothing.
+    With aspects that is one model per aspect. The scores are normalised to mean 0 and standard deviation 1 over what
+    the first policy wrote. Raise ValueError if all judged pairs have the same texts, or prefer nothing.
     """
-    config = loop.config
     items, judgements = read_snapshot(loop.read(number, "ask", SNAPSHOT))
     answered = {judgement.item_id for judgement in judgements if judgement.value is not None}
     judged = [item for item in items if item.id in answered]
-    rows = aggregate_pairs(items, judgements, method=config.aggregate, messages=True)
-    ids = {item.id for item in judged if item.meta["round"] == number}
+    rows = judged_pairs(loop, number) if judged else []
+    ids = {item.id for item in judged if _round_of(loop, item) == number}
     fresh = [row for row in rows if row["item_id"] in ids]
+    references = _texts(loop.read(1, "generate", PAIRS), loop.config.reward_model)
+    if loop.aspects:
+        metrics = fit_round(loop, number, into / PROXY, references)
+    else:
+        metrics = _fit_pairs(loop, number, into / PROXY, rows, fresh, references)
+    of_run = {item.id: item.meta["pair"] for item in judged if _round_of(loop, item) is not None}
+    simulated = [row for row in fresh if of_run[row["item_id"]] >= loop.config.people]
+    return {
+        "pairs": len(fresh),
+        **metrics,
+        **(_crowd_metrics(judged, judgements, ids) if judged else {"reliability": {}, "spammers": []}),
+        **_truth_metrics(loop, simulated),
+    }
+
+
+def _fit_pairs(
+    loop: Loop,
+    number: int,
+    place: Path,
+    rows: Sequence[Mapping[str, Any]],
+    fresh: Sequence[Mapping[str, Any]],
+    references: Sequence[str],
+) -> Metrics:
+    """Fit one reward model to pairs, `fresh` ones of this round among them. Return its metrics."""
+    config = loop.config
     before = {} if number == 1 else {"accuracy_fresh": _accuracy(loop.reward(loop.proxy(number - 1)), fresh)}
     fitted = fit_reward(
         rows,
-        into / PROXY,
+        place,
         model=config.reward_model,
         members=config.members,
         held_out_share=config.held_out,
-        references=_texts(loop.read(1, "generate", PAIRS), config.reward_model),
+        references=references,
         calibrate=False,
         epochs=config.reward_epochs,
         learning_rate=config.reward_learning_rate,
@@ -240,16 +249,11 @@ def fit(loop: Loop, number: int, into: Path) -> Metrics:
     )
     if "warning" in fitted.metrics:
         loop.say(f"round {number}: {fitted.metrics['warning']}")
-    accuracy = _accuracy(loop.reward(into / PROXY), fitted.held_out)
-    simulated = {item.id for item in judged if item.meta["pair"] >= config.people}
     return {
-        "pairs": len(fresh),
         "fitted_to": len(fitted.fitted),
         "held_out": len(fitted.held_out),
         **before,
-        "accuracy_held_out": accuracy,
-        **_crowd_metrics(judged, judgements, ids),
-        **_truth_metrics(loop, [row for row in fresh if row["item_id"] in simulated]),
+        "accuracy_held_out": _accuracy(loop.reward(place), fitted.held_out),
     }
 
 
@@ -260,6 +264,7 @@ def _texts(pairs: Sequence[Mapping[str, Any]], model: str) -> list[str]:
     return ["".join(as_text(prompt, text, tokenizer)) for prompt, texts in asked for text in texts]
 
 
+@frozen_rewards()
 def _accuracy(reward: Any, rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the share of pairs that a reward orders as the annotators do, without ties. None if there is no pair."""
     clear = [row for row in rows if row["probability"] != 0.5]

@@ -5,6 +5,7 @@ In the manner of Christiano et al., 2017 (https://arxiv.org/abs/1706.03741) and 
 
 1. **generate**: the policy as it is completes training prompts, twice each;
 2. **ask**: people, simulated annotators or both say which of the two is better, through a `FeedbackStore`;
+   what people said of a served model (`from_serving`) counts too;
 3. **fit**: the judgements of all rounds so far are aggregated, and a new reward model is fitted to them;
 4. **learn**: RL goes on against the new reward model; the reference of the KL penalty stays the very first model;
 5. **evaluate**: held-out prompts are completed and scored by judges that the agent is not trained against.
@@ -25,7 +26,7 @@ finished steps are skipped, and the step that was cut short starts again.
 
 from __future__ import annotations
 
-import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -35,23 +36,21 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_envs.feedback import StoreError
-from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_json, verify
 from rlhf_envs.rewards import RewardError
+from rlhf_envs.rewards.aspects import named_aspects
 
 from ...saving.folders import CONFIG
 from ...saving.locks import take
 from ...saving.provenance import write_settings
 from ...training.run import RunInterrupted, RunStopped
+from ...training.trackers import check_trackers, tracking
+from ..stepping import is_whole, run_step
 from .config import LoopConfig
 from .report import log_round, summary, write_report
-from .state import METRICS, Loop, name_run, with_defaults
+from .state import Loop, name_run, with_defaults
 from .steps import ROUND, START, save_model
 
 __all__ = ["LoopConfig", "LoopResult", "run_loop"]
-
-logger = logging.getLogger(__name__)
-
-FORMAT, VERSION = "rlhf-envs loop step", 1
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,17 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
     of text about each step.
 
     Raises:
-        ValueError, FileExistsError: the configuration is wrong, or another process is at work on the run. Nothing is
-            written.
+        ValueError, OSError: the configuration is wrong, or another process is at work on the run. Nothing is written.
         RunInterrupted: Ctrl-C, or SIGTERM during RL, ended the run. It goes on from there.
         RunStopped: a step failed; the message has the cause. The run goes on with that step.
     """
     config = with_defaults(config)
+    check_trackers(config)
+    if folder is None and config.aspects is not None:
+        named_aspects(config.aspects)  # a wrong file leaves no folder that could never go on
     path, lock = config.claim() if folder is None else (Path(folder), take(Path(folder), config.kind[0]))
     try:
-        return _run_in(path.absolute(), config, say)  # as the places of bundles are
+        return _run_in(Path(os.path.abspath(path)), config, say)  # as the places of bundles are
     finally:
         lock.release()
 
@@ -107,44 +108,12 @@ def _run_in(path: Path, config: LoopConfig, say: Callable[[str], None]) -> LoopR
 
 
 def _run_rounds(config: LoopConfig, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    with Loop.open(config, folder, say) as loop:
+    with tracking(config, folder) as trackers, Loop.open(config, folder, say, trackers) as loop:
         for number in range(config.rounds + 1):
+            is_new = not is_whole(loop.place(number, "evaluate"))
             for name, step in (ROUND if number else START).items():
                 run_step(loop.place(number, name), partial(step, loop, number), say)
-            log_round(loop, number)
+            log_round(loop, number, is_new)
             say(summary(loop, number))
         save_model(loop)
         return write_report(loop)
-
-
-def run_step(place: Path, run: Callable[[Path], dict[str, Any]], say: Callable[[str], None]) -> None:
-    """Let a step fill the folder `place`, and write its metrics there. Do nothing if the folder is whole."""
-    if is_whole(place):
-        return
-    say(f"{place.parent.name}: {place.name}")
-    started = time.perf_counter()
-    with atomic_folder(place, format=FORMAT, version=VERSION, step=place.name) as into:
-        metrics = {**run(into), "seconds": round(time.perf_counter() - started, 2)}
-        replace_json(into / METRICS, metrics)
-
-
-def is_whole(place: Path) -> bool:
-    """Return whether a step has finished there. Warn if its files are damaged: it then runs again.
-
-    Raises:
-        BundleError: another release of this package wrote the folder.
-    """
-    folder = find_folder(place)
-    if not folder.exists():
-        return False
-    try:
-        manifest = verify(folder)
-    except BundleError as error:
-        logger.warning("%s/%s runs again: %s", place.parent.name, place.name, error)
-        return False
-    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
-        raise BundleError(
-            f"{folder} is of the format {manifest.get('format')!r}, version {manifest.get('version')!r}; this release "
-            f"writes {FORMAT!r}, version {VERSION}: move it away"
-        )
-    return True

@@ -15,6 +15,7 @@ from rlhf_envs.files import replace_file, replace_json
 from rlhf_envs.rendering import as_markdown, markdown_table
 
 from ...core.samples import sample_markdown
+from .aspects.report import aspect_metrics, aspect_scalars, aspect_section
 from .state import PROXY, Loop, Metrics
 from .steps import ROUND, START
 
@@ -51,7 +52,7 @@ REPORT = """\
 - **alpha**: Krippendorff's alpha of the round's judgements. **judgements**: the cost of the round, without skips.
 
 ![the rounds](loop.png)
-
+{aspects}
 ## Annotators
 
 {annotators}
@@ -70,25 +71,37 @@ def round_metrics(loop: Loop, number: int) -> Metrics:
     seconds = {step: metrics.pop("seconds") for step, metrics in of.items()}
     shared = {"round": number, "tokens": of["learn"]["tokens"], "seconds": seconds}
     own = {name: value for step in ("generate", "ask", "fit") for name, value in of.get(step, {}).items()}
-    return {**shared, **own, **{name: of["evaluate"][name] for name in ("estimates", "samples")}}
+    aspects = {"aspects": aspect_metrics(loop, number, of)} if number and loop.aspects else {}
+    return {**shared, **own, **aspects, **{name: of["evaluate"][name] for name in ("estimates", "samples")}}
 
 
-def log_round(loop: Loop, number: int) -> None:
-    """Write the metrics of a round to TensorBoard, at the tokens where its RL ends. A second call changes nothing."""
+def log_round(loop: Loop, number: int, is_new: bool = True) -> None:
+    """Write the metrics of a round to TensorBoard, at the tokens where its RL ends. A second call changes nothing.
+
+    Trackers get those of a new round only.
+    """
     metrics = round_metrics(loop, number)
+    found = {f"loop/{name}": value for name, value in _scalars(metrics).items()}
     with SummaryWriter(log_dir=str(loop.folder)) as writer:
-        for name, value in _scalars(metrics).items():
-            writer.add_scalar(f"loop/{name}", value, metrics["tokens"])
+        for tag, value in found.items():
+            writer.add_scalar(tag, value, metrics["tokens"])
+    for tracker in loop.trackers if is_new else ():
+        if not tracker.follows_tensorboard:
+            tracker.log(found, metrics["tokens"])
 
 
 def summary(loop: Loop, number: int) -> str:
     """Return a line on a round."""
     metrics = _scalars(round_metrics(loop, number))
-    headings = {**{judge: judge for judge in loop.config.judge or ()}, "reward": "proxy", "kl": "KL"}
+    of_aspects = [name for name in loop.aspects if f"aspect_{name}" in metrics]
+    headings = {**{judge: judge for judge in loop.judges}, "reward": "proxy", "kl": "KL"}
     shown = [f"{heading} {metrics[name]:.3f}" for name, heading in headings.items() if name in metrics]
+    shown += [
+        f"{name} {metrics[f'aspect_{name}_before']:.3f} to {metrics[f'aspect_{name}']:.3f}" for name in of_aspects
+    ]
     if number:
         shown.append(f"{metrics['judgements']} judgements, alpha {_shown(metrics.get('agreement'), 2)}")
-    if number > 1:
+    if number > 1 and not loop.aspects:
         shown.append(f"accuracy on fresh pairs {_shown(metrics.get('accuracy_fresh'), 2)}")
     return f"round {number}: {', '.join(shown)}"
 
@@ -104,7 +117,9 @@ def write_report(loop: Loop) -> dict[str, Any]:
         "scorer": config.scorer if config.annotators else None,
         "people": config.people,
         "criterion": config.criterion,
-        "judges": config.judge,
+        "aspects": [name for name, aspect in loop.aspects.items() if aspect.reward is None],
+        "by": config.by if config.annotators else {},
+        "judges": list(loop.judges),
         "judgements": sum(metrics["judgements"] for metrics in rounds[1:]),
         "tokens": rounds[-1]["tokens"],
         "seconds": round(sum(sum(metrics["seconds"].values()) for metrics in rounds), 1),
@@ -129,6 +144,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "judges": ", ".join(report["judges"]),
         "fitted_to": _fitted_to(report),
         "labellers": _labellers(report),
+        "aspects": aspect_section(report),
         "annotators": _annotators(rounds[-1]),
         "samples": _samples(rounds[0]["samples"], rounds[-1]["samples"]),
     }
@@ -136,7 +152,9 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def _fitted_to(report: Mapping[str, Any]) -> str:
-    """Say which of the project's own questions the reward models read, if it is one."""
+    """Say which aspects, or which of the project's own questions, the reward models read."""
+    if report["aspects"]:
+        return f" One reward model each is fitted to {', '.join(report['aspects'])}."
     if report["criterion"] is None:
         return ""
     return f" The reward models are fitted to the answers to `{report['criterion']}`, a question of the study."
@@ -147,7 +165,8 @@ def _labellers(report: Mapping[str, Any]) -> str:
     if report["scorer"] is None:
         return "People labelled."
     others = f" People labelled too, {report['people']} pairs a round." if report["people"] else ""
-    return f"Simulated annotators judge by {report['scorer']}, with noise; the agent never meets it.{others}"
+    scorers = ", ".join([report["scorer"], *(f"{name} by {reward}" for name, reward in report["by"].items())])
+    return f"Simulated annotators judge by {scorers}, with noise; the agent never meets it.{others}"
 
 
 def round_cells(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -236,7 +255,8 @@ def _value(metrics: Metrics, name: str) -> Any:
 def _scalars(metrics: Metrics) -> dict[str, Any]:
     """Return all metrics of a round that are one number."""
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-    return numbers | {name: estimate["mean"] for name, estimate in metrics["estimates"].items()}
+    estimates = {name: estimate["mean"] for name, estimate in metrics["estimates"].items()}
+    return numbers | estimates | aspect_scalars(metrics)
 
 
 def _shown(value: float | None, digits: int) -> str:

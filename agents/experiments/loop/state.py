@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,26 +12,34 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_envs.feedback.simulated.flagging import check_names
 from rlhf_envs.files import find_folder, replace_file
 from rlhf_envs.models import resolve as find_model
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards import get_reward
+from rlhf_envs.rewards.aspects import FILE as ASPECTS
+from rlhf_envs.rewards.aspects import Aspect, read_aspects
 from rlhf_envs.rewards.ensemble import load_reward
 from rlhf_envs.rewards.pessimism import Pessimistic
 
-from ...registry import get_algorithm
+from ...algorithms.common.offline import OfflinePreferences
+from ...registry import describe, get_algorithm
 from ...saving.bundle import holds
 from ...saving.folders import AGENT
 from ...training.run import resolve_config
+from ...training.trackers import RunTracker
+from ..stepping import METRICS, named_judges
+from .aspects.taking import load_aspects, take_aspects
 from .config import LoopConfig
+from .served import check_serving_store
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
 
-__all__ = ["METRICS", "PAIRS", "PROXY", "SNAPSHOT", "Loop", "Metrics", "name_run", "with_defaults"]
+__all__ = ["PAIRS", "PROXY", "SNAPSHOT", "Loop", "Metrics", "name_run", "with_defaults"]
 
 Metrics = dict[str, Any]
-METRICS, PAIRS, SNAPSHOT = "figures.json", "pairs.json", "judgements.json"
+PAIRS, SNAPSHOT = "pairs.json", "judgements.json"
 RUN = "run_id"  # a file next to the configuration, of no step: a step may run again, and the name may not change
 PROXY = "proxy"  # a reward model
 STUDY = "study.toml"  # the settings of the feedback project as a run began with them
@@ -45,6 +53,7 @@ class Loop:
         store: the open store that people answer, and simulated annotators too where no people do.
         simulated: the open store that simulated annotators answer. Where people label too it is another store, so that
             nobody answers the pairs of others.
+        trackers: get what TensorBoard gets.
     """
 
     config: LoopConfig
@@ -52,10 +61,13 @@ class Loop:
     store: FeedbackStore
     simulated: FeedbackStore
     say: Callable[[str], None]
+    trackers: Sequence[RunTracker] = ()
 
     @classmethod
     @contextmanager
-    def open(cls, config: LoopConfig, folder: Path, say: Callable[[str], None]) -> Iterator[Loop]:
+    def open(
+        cls, config: LoopConfig, folder: Path, say: Callable[[str], None], trackers: Sequence[RunTracker] = ()
+    ) -> Iterator[Loop]:
         """Open the stores of a run, for as long as the `with` lasts."""
         from rlhf_envs.feedback import FeedbackStore  # needs SQLAlchemy, an optional package
 
@@ -64,12 +76,24 @@ class Loop:
             if 0 < config.people < config.labels:
                 simulated = stack.enter_context(FeedbackStore(folder / "simulated.db"))
             _take_study(config, folder, store, simulated)
-            yield cls(config, folder, store, simulated, say)
+            if config.aspects is not None:
+                take_aspects(config, folder, store)
+            yield cls(config, folder, store, simulated, say, trackers)
 
     @cached_property
     def name(self) -> str:
         """Return the name that tells this run's items in the store from others."""
         return (self.folder / RUN).read_text(encoding="utf-8").strip()
+
+    @cached_property
+    def aspects(self) -> dict[str, Aspect]:
+        """Return the aspects of the run, each with a weight or a limit; none if it has one reward model."""
+        return {} if self.config.aspects is None else read_aspects(self.folder / ASPECTS, to_fit=True)
+
+    @cached_property
+    def judges(self) -> dict[str, str]:
+        """Return the judges of the evaluations, by name."""
+        return named_judges(self.folder, self.config.judge)
 
     def place(self, number: int, step: str) -> Path:
         """Return the folder of a step of a round. Round 0 is what there is before the first round."""
@@ -88,7 +112,9 @@ class Loop:
         return find_folder(self.place(number, "fit")) / PROXY
 
     def reward(self, folder: Path) -> Any:
-        """Load the reward function of RL: the reward model or ensemble in a folder, with the run's pessimism."""
+        """Load the reward function of RL in a folder: a reward model, aspects, or an ensemble with pessimism."""
+        if self.config.aspects is not None:
+            return load_aspects(folder)
         reward: Any = load_reward(folder)
         return Pessimistic(reward, k=self.config.pessimism) if self.config.pessimism else reward
 
@@ -112,7 +138,12 @@ def _take_study(config: LoopConfig, folder: Path, store: FeedbackStore, simulate
         replace_file(folder / STUDY, settings_as_toml(store.settings).encode())
     if simulated is not store and not simulated.items():
         settings = store.settings
-        simulated.update_settings(questions=settings.questions, wording=settings.wording)
+        same = {"questions": settings.questions, "wording": settings.wording}
+        simulated.update_settings(**same, harms=settings.harms, scale=settings.scale)
+    try:
+        check_names(config.by, store.settings)
+    except ValueError as error:
+        raise ValueError(f"by={', '.join(config.by)}: {error}") from error
     if config.criterion is not None:
         derive([], [], find_criterion(store.versions(), config.criterion), "pairs")
 
@@ -134,6 +165,21 @@ def name_run(folder: Path) -> None:
     replace_file(path, f"{uuid.uuid4().hex[:12]}\n".encode())
 
 
+def _check_algorithm(config: LoopConfig) -> None:
+    """Raise ValueError if an algorithm learns from something else than the rewards of a loop's rounds."""
+    algorithm = get_algorithm(config.algo)
+    if "multiplier_step" in describe(algorithm).defaults:
+        raise ValueError(
+            f"--algo {config.algo}: a round has another reward, without its cost; take --algo ppo, and --aspects with "
+            "a limit to keep a cost under it"
+        )
+    if config.aspects is not None and issubclass(algorithm, OfflinePreferences):
+        raise ValueError(
+            f"--algo {config.algo} with --aspects: it learns from the pairs themselves and no reward model; take "
+            "--algo ppo, or --criterion with one of the questions"
+        )
+
+
 def with_defaults(config: LoopConfig) -> LoopConfig:
     """Return the configuration with its defaults filled in, from the settings files and from the task.
 
@@ -145,6 +191,7 @@ def with_defaults(config: LoopConfig) -> LoopConfig:
         if find_spec(package) is None:
             raise ImportError(f'rlhf loop needs {package}: pip install "rlhf-envs[web,agreement]"')
     check_environment(config.env)
+    _check_algorithm(config)
     if not holds(get_algorithm(config.algo)):
         raise ValueError(
             f"--algo {config.algo}: a loop saves its agent after every round, and bundles hold on-policy agents only"
@@ -157,8 +204,8 @@ def with_defaults(config: LoopConfig) -> LoopConfig:
         has = "each task of a mixture has its own reward" if task.subtasks else f"task {task.name!r} has no judge"
         raise ValueError(f"--env {config.env}: {has}; name what its pairs are judged by, --scorer, such as gold")
     scorer = config.scorer or own[0]
-    judges = config.judge or list(dict.fromkeys([scorer, *own]))
-    for name in (scorer, *judges):
+    judges = config.judge or list(dict.fromkeys([scorer, *map(str, config.by.values()), *own]))
+    for name in (scorer, *map(str, config.by.values()), *judges):
         get_reward(name)
     for model in (config.reward_model, config.model):
         if model is not None:
@@ -167,6 +214,10 @@ def with_defaults(config: LoopConfig) -> LoopConfig:
     if store is not None and "://" not in store:
         store = str(Path(store).absolute())  # so that the run goes on from another directory too
     found: dict[str, Any] = {"scorer": scorer, "judge": judges, "store": store}
+    if config.from_serving is not None:
+        check_serving_store(config.from_serving)
+        if "://" not in config.from_serving:
+            found["from_serving"] = str(Path(config.from_serving).absolute())
     if config.people == config.labels:
         found["annotators"] = 0  # no pairs are left for simulated ones
     return LoopConfig.model_validate(resolve_config(config).model_dump() | found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ import numpy as np
 from rlhf_envs.datasets.messages import answer_to, kept_prompt
 from rlhf_envs.files import replace_json
 from rlhf_envs.preferences.queries import select_pairs
+from rlhf_envs.rewards import get_reward
+from rlhf_envs.rewards.constraints import find_constraints
 from rlhf_envs.rewards.ensemble import RewardEnsemble, load_reward
 
+from ...algorithms.common.offline import OfflinePreferences
 from ...core.episodes import open_batch
 from ...core.random_state import get_generators, set_generators
-from ...evaluation.evaluate import evaluate
+from ...evaluation.evaluate import Evaluation, evaluate
 from ...evaluation.generate import generate_in
 from ...evaluation.source import Source
 from ...saving import bundle as bundles
@@ -26,14 +29,15 @@ from ...training.building import build_callbacks
 from ...training.callbacks import PeriodicEvaluation
 from ...training.checkpoint_callback import CheckpointCallback
 from ...training.logger import open_logger
-from ...training.progress import ProgressDisplay
+from ...training.progress import ProgressDisplay, planned_tokens
 from ...training.run import RunInterrupted, build_agent, build_environment, load_agent
 from ...training.run import save_model as write_model
-from .feedback import ask, fit
+from .feedback import ask, fit, judged_pairs
 from .state import PAIRS, Loop, Metrics
 
 __all__ = ["ROUND", "START", "begin", "generate", "learn", "measure", "save_model"]
 
+UNASKED = 32  # pairs of a round in which nobody is asked: they tell how what the first policy wrote is scored
 SPARE = 1.1  # pairs drawn for each that is wanted, because some have two equal completions
 
 
@@ -51,8 +55,9 @@ def generate(loop: Loop, number: int, into: Path) -> Metrics:
     options = {"split": "train", **config.environment_kwargs(), "reward": None, "reward_fn": no_reward}
     batch = open_batch(config.env_id, 1, **options)
     policy = Source.of(loop.agent(number - 1)).build_policy(batch)
-    asks_actively = config.query != "random" and number > 1
-    n = int(SPARE * config.labels * (config.pool if asks_actively else 1)) + 1
+    wanted = config.labels or UNASKED
+    asks_actively = config.labels > 0 and config.query != "random" and number > 1
+    n = int(SPARE * wanted * (config.pool if asks_actively else 1)) + 1
     order = np.random.default_rng(config.seed).permutation(len(batch.rows))
     prompts = order.take(range((number - 1) * n, number * n), mode="wrap")  # others in each round, while there are any
     done = generate_in(batch, policy, np.repeat(prompts, 2), seed=1_000_003 * (config.seed + 1) + number)
@@ -65,9 +70,9 @@ def generate(loop: Loop, number: int, into: Path) -> Metrics:
     ]
     if not pairs:
         raise ValueError(f"round {number}: all {n} pairs of completions are equal, there is nothing to choose from")
-    chosen = _choose(loop, number, pairs) if asks_actively else pairs[: config.labels]
+    chosen = _choose(loop, number, pairs) if asks_actively else pairs[:wanted]
     replace_json(into / PAIRS, chosen)
-    return {"asked": len(chosen), "drawn": n, "equal": n - len(pairs)}
+    return {"asked": min(len(chosen), config.labels), "drawn": n, "equal": n - len(pairs)}
 
 
 def _choose(loop: Loop, number: int, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -95,25 +100,32 @@ def no_reward(prompts: Sequence[str], completions: Sequence[str], **columns: obj
 def learn(loop: Loop, number: int, into: Path) -> Metrics:
     """Go on with RL against this round's reward model, from the round before or from a checkpoint in this one.
 
+    `dpo` and `kto` learn from the pairs judged so far instead, and still against the model of before the first round.
+
     Raises:
         RunInterrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
     config, reward, place = loop.config, loop.reward(loop.proxy(number)), loop.place(number, "learn").parent
     bundle = Checkpoints(place / CHECKPOINTS).latest() or loop.agent(number - 1)
-    agent = load_agent(config, bundle)
+    agent = load_agent(config, bundle, reward)  # the prices of limits go on
+    if isinstance(agent, OfflinePreferences):
+        agent.set_pairs(judged_pairs(loop, number, turns=True))
     generators = get_generators()  # as they were when the bundle was saved
-    agent.get_env().set_attr("reward_fn", reward)
     callbacks = build_callbacks(config, agent, place)
     guard = next(callback for callback in callbacks if isinstance(callback, CheckpointCallback))
     for callback in callbacks:
         if isinstance(callback, PeriodicEvaluation):
-            callback.eval_env.set_attr("reward_fn", reward)
+            callback.eval_env.set_attr("reward_fn", loop.reward(loop.proxy(number)))  # without prices
     guard.restore(bundle)
-    agent.set_logger(open_logger(loop.folder, config.verbose > 0, resumed_at=agent.num_timesteps))
+    agent.set_logger(open_logger(loop.folder, config.verbose > 0, agent.num_timesteps, loop.trackers))
     assert config.n_timesteps is not None
     end = loop.read(number - 1, "learn")["tokens"] + config.n_timesteps
     left = max(end - agent.num_timesteps, 0)
     set_generators(generators)
+    planned, rollout = planned_tokens(agent, left)
+    if planned != left:
+        rounded = f"{left:,} rounded up to rollouts of {rollout:,}"
+        loop.say(f"round {number}: learns from {planned:,} tokens ({rounded})")
     display = ProgressDisplay()
     try:
         watched = display.watch(callbacks) if config.progress else callbacks
@@ -131,28 +143,46 @@ def learn(loop: Loop, number: int, into: Path) -> Metrics:
         guard.close()
         agent.logger.close()
         agent.get_env().close()
-    return {"tokens": int(agent.num_timesteps)}
+    prices = {one.cost_name: float(one.multiplier) for one in find_constraints(reward)}
+    return {"tokens": int(agent.num_timesteps), **({"prices": prices} if prices else {})}
 
 
 def measure(loop: Loop, number: int, into: Path) -> Metrics:
-    """Complete held-out prompts, the same ones every round, and measure them with judges and this round's reward."""
-    config = loop.config
+    """Complete held-out prompts, the same ones every round, and measure them with judges and this round's reward.
+
+    With aspects the agent of the round before is measured again too, by the same reward models.
+    """
     reward = loop.reward(loop.proxy(number)) if number else no_reward
-    agent, kwargs = loop.agent(number), {**config.held_out_kwargs(), "reward": None, "reward_fn": reward}
-    evaluation = evaluate(
-        agent, config.env_id, config.test_episodes, config.test_split, config.judge, seed=config.seed, env_kwargs=kwargs
-    )
+    evaluation = _evaluate(loop, number, reward, loop.judges)
     report = evaluation.to_dict(n_samples=16)
     if not number:  # there is no reward model yet
         report["estimates"].pop("reward")
+    elif loop.aspects:
+        anew = loop.reward(loop.proxy(number))  # it has seen no completions, as in the evaluation above
+        before = _evaluate(loop, number - 1, anew, {}).component_estimates()
+        after = evaluation.component_estimates()
+        report["aspects"] = {
+            name: {"before": before[name].to_dict(), "after": after[name].to_dict()} for name in loop.aspects
+        }
     del report["source"], report["seconds"]
     return report
+
+
+def _evaluate(loop: Loop, number: int, reward: Callable[..., Any], judges: Mapping[str, str]) -> Evaluation:
+    """Return the evaluation of a round's agent on held-out prompts, by a reward."""
+    config, kwargs = loop.config, {**loop.config.held_out_kwargs(), "reward": None, "reward_fn": reward}
+    n, split = config.test_episodes, config.test_split
+    found = {name: get_reward(judge) for name, judge in judges.items()}
+    return evaluate(loop.agent(number), config.env_id, n, split, found, seed=config.seed, env_kwargs=kwargs)
 
 
 def save_model(loop: Loop) -> None:
     """Write the policy of the last round as a Hugging Face folder, as `rlhf train` does."""
     config = loop.config
-    agent = load(loop.agent(config.rounds), build_environment(config), algorithm=config.algo, device=config.device)
+    env = build_environment(config)
+    if loop.aspects:  # the bundle has the prices of their limits
+        env.set_attr("reward_fn", loop.reward(loop.proxy(config.rounds)))
+    agent = load(loop.agent(config.rounds), env, algorithm=config.algo, device=config.device)
     write_model(agent, loop.folder / MODEL)
     agent.get_env().close()
 

@@ -77,7 +77,7 @@ def estimate(values: Sequence[np.ndarray]) -> Estimate:
 
 
 def over_prompts(values: np.ndarray) -> Estimate:
-    """Return an estimate from the value and those of bootstrap samples, `(1 + r,)`."""
+    """Return an estimate from `(1 + r,)` values: of all prompts, then of r bootstrap samples of them."""
     drawn = values[1:][np.isfinite(values[1:])]
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) > 1 else (math.nan, math.nan)
     return Estimate(float(values[0]), math.nan, float(low), float(high), 1)

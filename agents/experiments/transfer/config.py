@@ -16,7 +16,7 @@ from rlhf_envs.registration import text_environments
 
 from ...saving.folders import CONFIG
 from ...saving.untrusted import read_env_id, read_env_kwargs
-from ...training.config import Algorithm, Model, Pairs, Part, Settings, option
+from ...training.fields import Algorithm, Model, Pairs, Part, Settings, option
 from ..joining import check_unchanged, read_saved
 
 __all__ = ["ABOUT_ENVIRONMENT", "TransferConfig", "check_file_environments", "join_existing"]

@@ -26,7 +26,7 @@ from ...saving.bundle import holds
 from ...saving.folders import MODEL
 from ...training.report import REPORT
 from ...training.run import resolve_config
-from ..compare.plan import RunConfig, check_unchanged, check_use
+from ..compare.plan import RunConfig, check_run_settings, check_use
 from .config import ABOUT_ENVIRONMENT, TransferConfig
 
 __all__ = [
@@ -300,7 +300,7 @@ def _agents(
         resolved = resolve_config(given)
         save_freq = max(1, (resolved.n_timesteps or 1) // SAVES) if saves else 0
         given = given.model_copy(update={"save_freq": save_freq})
-        check_unchanged(given.folder(), resolved, seed)
+        check_run_settings(given.folder(), resolved, seed)
         run = Run(config.path.absolute(), row, column.name, seed, str(given.folder()), given)
         if config.sequence:
             model = str(Path(run.source) / MODEL)

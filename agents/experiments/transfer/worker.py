@@ -53,7 +53,7 @@ def make_job(run: Run, found: Plan, config: TransferConfig) -> Job:
     }
     for column in missing:
         run.evaluation(column.name).unlink(missing_ok=True)  # one of an earlier result of that folder
-    return Job(run.name, WORKER, task, run.evaluation(missing[-1].name), run.error, run.log)
+    return Job(run.name, WORKER, task, run.place, run.evaluation(missing[-1].name), run.error, run.log)
 
 
 def _as_json(column: Column, file: Path) -> dict[str, Any]:

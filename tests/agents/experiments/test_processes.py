@@ -48,7 +48,9 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def make_job(folder: Path, worker: str, name: str, do: str = "", together: int = 1) -> Job:
     task = {"name": name, "do": do, "folder": str(folder), "together": together}
-    return Job(name, worker, task, folder / f"{name}.json", folder / f"{name}-error.json", folder / f"{name}.log")
+    return Job(
+        name, worker, task, folder, folder / f"{name}.json", folder / f"{name}-error.json", folder / f"{name}.log"
+    )
 
 
 def test_jobs_run_side_by_side(tmp_path: Path, worker: str) -> None:

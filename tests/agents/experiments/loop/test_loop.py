@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agents import make_vec_env
+from agents.algorithms.common.offline import OfflinePreferences
+from agents.experiments import stepping
 from agents.experiments.loop import feedback
-from agents.experiments.loop import loop as loops
 from agents.experiments.loop.loop import LoopConfig, LoopResult, run_loop
 from agents.experiments.loop.report import markdown, plot_rounds
 from agents.experiments.loop.state import with_defaults
 from agents.saving.loading import load_policy
 from agents.training.run import RunInterrupted
+from rlhf_envs.models import resolve
 from rlhf_envs.rewards.reward_model import RewardModel
 from tests.agents.experiments.loop.runs import SETTINGS, config
+from tests.forked import run_python
 
 pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
 pytest.importorskip("crowdkit", reason="aggregation needs the extra agreement")
@@ -185,7 +186,7 @@ def test_a_finished_run_has_nothing_left_to_do(unbroken: LoopResult, monkeypatch
     def refuse(*_: Any) -> None:
         raise AssertionError("a step runs again")
 
-    monkeypatch.setattr(loops, "atomic_folder", refuse)
+    monkeypatch.setattr(stepping, "atomic_folder", refuse)
     before = comparable(unbroken.folder)
     go_on(unbroken.folder)
     assert comparable(unbroken.folder) == before
@@ -221,8 +222,8 @@ app(["loop", *flags])
 
 def kill_at(folder: Path, target: str, number: int, when: str) -> None:
     """Let a process go on with a run until it is killed at the n-th call of a function."""
-    child = [sys.executable, "-c", CHILD, target, str(number), when, "--resume", str(folder)]
-    done = subprocess.run(child, capture_output=True, text=True, check=False)
+    arguments = [target, str(number), when, "--resume", str(folder)]
+    done = run_python(f"import sys\nsys.argv[1:] = {arguments}\n{CHILD}", Path.cwd())
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
 
 
@@ -296,11 +297,27 @@ def test_sigterm_in_rl_leaves_a_checkpoint_that_the_run_goes_on_from(
     assert_same_run(folder, unbroken)
 
 
+def test_a_run_goes_on_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its judge is found there, and has the name that the round before has of it."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "judges").mkdir(parents=True)
+    there.mkdir()
+    (here / "judges/mine").symlink_to(resolve("tiny-reward"))
+    monkeypatch.chdir(here)
+    first = run_loop(config(Path("logs"), rounds=1, judge=["token-bandit", "judges/mine"]), say=lambda _: None)
+    monkeypatch.chdir(there)
+    folder = Path("../here/logs/loop/run")
+    done = run_loop(LoopConfig.of_folder(folder, LoopConfig(rounds=2)), folder, say=lambda _: None)
+    assert done.metrics[:2] == first.metrics
+    assert done.report["judges"] == ["token-bandit", "judges/mine"]
+    assert all("judges/mine" in metrics["estimates"] for metrics in done.metrics)
+
+
 def test_ctrl_c_between_the_steps_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(feedback, "_ask_simulated", interrupt)
+    monkeypatch.setattr(feedback, "ask_simulated", interrupt)
     with pytest.raises(RunInterrupted, match=rf"SIGINT: .* {tmp_path}/loop/run; go on with: rlhf loop --resume"):
         run(tmp_path)
 
@@ -337,6 +354,39 @@ def test_a_finished_run_takes_further_rounds(unbroken: LoopResult, tmp_path: Pat
     result = go_on(folder, rounds=3, progress=False)
     assert [figures["tokens"] for figures in result.metrics] == [0, 192, 384, 576]
     assert comparable(folder)["rounds"][:3] == comparable(unbroken.folder)["rounds"]
+
+
+@pytest.mark.parametrize("algo", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
+def test_dpo_and_kto_learn_from_the_pairs_of_all_rounds_so_far(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the model of before the first round, and a run that is stopped in the second goes on with its pairs."""
+    learned: list[list[dict[str, Any]]] = []
+    monkeypatch.setattr(OfflinePreferences, "set_data", spy(learned, OfflinePreferences.set_data))
+    settings: dict[str, Any] = dict(algo=algo, kl_target=None, hyperparams=dict(batch_size=48), aggregate="soft")
+    result = run(tmp_path, **settings)
+    _, one, two = (figures["tokens"] for figures in result.metrics)
+    assert 150 <= one <= two - 150
+    first, second = ({(row["prompt"], row.get("chosen", row.get("completion"))) for row in rows} for rows in learned)
+    assert 1 < len(first) < len(second) and first < second
+    kl = [figures["estimates"]["kl"]["mean"] for figures in result.metrics]
+    assert kl[0] == pytest.approx(0, abs=1e-4)
+    assert kl[2] != kl[1] != kl[0]
+    folder = shutil.copytree(result.folder, tmp_path / "copy")
+    shutil.rmtree(folder / "round_2/learn")
+    shutil.rmtree(folder / "round_2/evaluate")
+    go_on(folder, progress=False)
+    assert comparable(folder)["rounds"] == comparable(result.folder)["rounds"]
+
+
+def spy(calls: list[Any], method: Any) -> Any:
+    """The method, which notes what it is given."""
+
+    def noted(agent: Any, data: Any) -> Any:
+        calls.append(data)
+        return method(agent, data)
+
+    return noted
 
 
 def test_an_ensemble_is_pessimistic_and_chooses_what_to_ask(tmp_path: Path) -> None:
