@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .core.vec_env import make_vec_env as make_vec_env
     from .evaluation.chat import Chat as Chat
     from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.explain.explain import explain as explain
+    from .evaluation.explain.explain import explain_reward as explain_reward
     from .evaluation.generate import generate as generate
     from .evaluation.robustness import evaluate_robustness as evaluate_robustness
     from .experiments.compare.compare import Comparison as Comparison
@@ -27,6 +29,8 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .experiments.compare.config import CompareConfig as CompareConfig
     from .experiments.loop.config import LoopConfig as LoopConfig
     from .experiments.loop.loop import run_loop as run_loop
+    from .experiments.selftrain.config import SelfTrainConfig as SelfTrainConfig
+    from .experiments.selftrain.run import self_train as self_train
     from .experiments.transfer.config import TransferConfig as TransferConfig
     from .experiments.transfer.transfer import Transfer as Transfer
     from .experiments.transfer.transfer import transfer as transfer
@@ -38,6 +42,7 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .saving.checkpoints import Checkpoints as Checkpoints
     from .saving.loading import load as load
     from .saving.loading import load_policy as load_policy
+    from .serving.export.run import export as export
     from .training.checkpoint_callback import CheckpointCallback as CheckpointCallback
     from .training.config import TrainConfig as TrainConfig
     from .training.early_stopping import EarlyStopping as EarlyStopping
@@ -58,6 +63,7 @@ _HOMES = {  # public name: its module
     "HumanFeedback": "training.human_feedback",
     "LagrangeMultiplier": "algorithms.ppo_lagrangian",
     "LoopConfig": "experiments.loop.config",
+    "SelfTrainConfig": "experiments.selftrain.config",
     "SequenceRolloutBuffer": "core.rollout_buffer",
     "TellTrainerState": "core.trainer_state",
     "TextMetrics": "core.text_metrics",
@@ -70,6 +76,9 @@ _HOMES = {  # public name: its module
     "compare": "experiments.compare.compare",
     "evaluate": "evaluation.evaluate",
     "evaluate_robustness": "evaluation.robustness",
+    "export": "serving.export.run",
+    "explain": "evaluation.explain.explain",
+    "explain_reward": "evaluation.explain.explain",
     "generate": "evaluation.generate",
     "get_algorithm": "registry",
     "load": "saving.loading",
@@ -81,6 +90,7 @@ _HOMES = {  # public name: its module
     "register": "registry",
     "run_loop": "experiments.loop.loop",
     "save": "saving.bundle",
+    "self_train": "experiments.selftrain.run",
     "train": "training.run",
     "transfer": "experiments.transfer.transfer",
 }

@@ -8,10 +8,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_type_hints
 
@@ -39,6 +42,8 @@ _BUILT_IN = {
     "sft": "sft:SFT",
     "awr": "awr:AWR",
     "online_dpo": "online_dpo:OnlineDPO",
+    "dpo": "dpo:DPO",
+    "kto": "kto:KTO",
     "dqn": "dqn:DQN",
     "qrdqn": "qrdqn:QRDQN",
     "ilql": "ilql:ILQL",
@@ -80,7 +85,7 @@ def register(name: str, target: str) -> None:
 
 def available() -> dict[str, str]:
     """Return all algorithms, name to "module:Class". A registered one hides an entry point of the same name."""
-    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)} | _ALGORITHMS
+    return {point.name: point.value for point in _installed()} | _ALGORITHMS
 
 
 def registered() -> dict[str, str]:
@@ -133,7 +138,18 @@ def get_algorithm(name: str) -> type[Any]:
 
 def _plugins(name: str) -> list[EntryPoint]:
     """Return the entry points of a name; none if the name is registered."""
-    return [] if name in _ALGORITHMS else [p for p in entry_points(group=ENTRY_POINTS) if p.name == name]
+    return [] if name in _ALGORITHMS else [point for point in _installed() if point.name == name]
+
+
+def _installed() -> tuple[EntryPoint, ...]:
+    """Return the entry points of installed packages. They are looked for again when a folder of the path changes."""
+    folders = ((folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if os.path.exists(folder or "."))
+    return _find_installed(tuple(folders))
+
+
+@lru_cache(maxsize=1)  # a walk over everything that is installed, 6 ms, and a run asks a dozen times
+def _find_installed(folders: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINTS))
 
 
 def _owner(point: EntryPoint) -> str:
@@ -312,7 +328,7 @@ def _warn_of_masks(name: str, env: Any) -> None:
     task = getattr(episodes, "task", None)
     given = [f"{key}={value}" for key, value in getattr(episodes, "mask_options", {}).items() if value]
     for one in (task, *task.subtasks.values()) if isinstance(task, Task) else ():
-        if one.masks_bind and type(one).action_masks is not Task.action_masks:
+        if one.masks_bind and one.has_masks:
             given.append(f"action_masks of the task {one.name!r}")
     if given:
         masks = " and ".join(given)

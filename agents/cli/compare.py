@@ -8,8 +8,8 @@ from rich.console import Console
 from rlhf_envs.registration import check_environment
 
 from ..experiments.compare.config import CompareConfig
-from ..training.config import option
 from ..training.data_flags import DataFlags
+from ..training.fields import option
 from .options import from_file
 from .tables import make_table
 

@@ -13,7 +13,7 @@ from rlhf_envs.files import replace_file
 from rlhf_envs.registration import describe, text_environments
 from rlhf_envs.tasks.results import gain_of, read_results
 
-from ..training.config import option
+from ..training.fields import option
 from .options import Flags, add_command, argument, fail
 from .tables import make_table
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 from rich.console import Console
+from rich.text import Text
 
+from rlhf_envs.files import to_json
 from rlhf_envs.registration import check_environment
+from rlhf_envs.rewards import MissingColumnError
 
 from ..saving.folders import run_environment
-from ..training.config import Pairs, option
 from ..training.data_flags import DataFlags
+from ..training.fields import Pairs, option
 from . import tables
 from .generate import DecodingFlags
 from .options import Flags, argument, fail
@@ -58,7 +61,14 @@ class HeldOutConfig(DataFlags, Flags):
     def write(self, metrics: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Write the metrics to the output if one is given."""
         if self.output is not None:
-            Path(self.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+            Path(self.output).write_text(to_json(metrics, indent=2) + "\n", encoding="utf-8")
+
+
+def _measures() -> SimpleNamespace:
+    """Return the modules that measure. They import torch, which flags and help do without."""
+    from ..evaluation import bias, evaluate, robustness
+
+    return SimpleNamespace(bias=bias, evaluate=evaluate, robustness=robustness)
 
 
 class EvaluateConfig(HeldOutConfig, DecodingFlags):
@@ -71,6 +81,7 @@ class EvaluateConfig(HeldOutConfig, DecodingFlags):
         description="Environments, with commas between, for a table of each and one of all.",
         json_schema_extra={"type": "text"},
     )
+    bias: bool = option(False, "Measure gaps between names, genders and dialects too, refusals and toxicity.")
     json_output: bool = option(False, "Print the metrics as JSON, and nothing else.", "--json")
 
     @field_validator("envs", mode="before")
@@ -96,14 +107,13 @@ def evaluate(config: EvaluateConfig) -> None:
     a list.
     """
     environments = [config.arguments(env) for env in config.envs] or [config.arguments()]
-    from ..evaluation.evaluate import evaluate as run
-
+    measure = _measures()
     shared = {"reference": config.reference, "deterministic": config.deterministic, **config.decoding()}
     console = Console()
     found = []
     for arguments in environments:
         try:
-            found.append(run(**arguments, **shared, max_new_tokens=config.max_new_tokens))
+            found.append(measure.evaluate.evaluate(**arguments, **shared, max_new_tokens=config.max_new_tokens))
         except ValueError as error:
             if not config.envs:
                 raise
@@ -114,10 +124,29 @@ def evaluate(config: EvaluateConfig) -> None:
                 console.print(tables.sample_text(sample))
     if len(found) > 1 and not config.json_output:
         console.print(tables.evaluations_table(found))
-    metrics = [evaluation.to_dict() for evaluation in found] if config.envs else found[0].to_dict()
+    reports = [evaluation.to_dict() for evaluation in found]
+    for arguments, report in zip(environments, reports, strict=True) if config.bias else ():
+        report["bias"] = _bias(config, arguments, console)
+    metrics = reports if config.envs else reports[0]
     if config.json_output:
-        print(json.dumps(metrics, indent=2))
+        print(to_json(metrics, indent=2))
     config.write(metrics)
+
+
+def _bias(config: EvaluateConfig, arguments: dict[str, Any], console: Console) -> dict[str, Any]:
+    """Return the report of `rlhf evaluate --bias` in one environment, and print its tables."""
+    given = {name: arguments[name] for name in ("source", "env_id", "seed", "env_kwargs", "trust")}
+    try:
+        found = _measures().bias.evaluate_bias(
+            **given, deterministic=config.deterministic, max_new_tokens=config.max_new_tokens, **config.decoding()
+        )
+    except MissingColumnError as error:
+        fail(f"--bias: {error}; its templates are texts without columns: name an environment or a reward of texts")
+    if not config.json_output:
+        for part in tables.bias_parts(found):
+            console.print(part, soft_wrap=isinstance(part, Text))
+    report: dict[str, Any] = found.to_dict()
+    return report
 
 
 class AttackConfig(HeldOutConfig):
@@ -143,12 +172,11 @@ def attack(config: AttackConfig) -> None:
     attack is shown with a random one of the same size, which does not look at the gradient.
     """
     arguments = config.arguments()
-    from ..evaluation.robustness import ATTACKS, Budget, evaluate_robustness
-
-    robustness = evaluate_robustness(
+    measure = _measures().robustness
+    robustness = measure.evaluate_robustness(
         **arguments,
-        budget=Budget(config.epsilon, config.steps, config.swaps, config.candidates),
-        attacks=config.attack or ATTACKS,
+        budget=measure.Budget(config.epsilon, config.steps, config.swaps, config.candidates),
+        attacks=config.attack or measure.ATTACKS,
         deterministic=not config.sample,
         threshold=config.threshold,
     )

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from rich.console import Console
 from rich.text import Text
 
+from rlhf_envs import privacy
 from rlhf_envs.datasets.loading import load_rows
+from rlhf_envs.files import to_json
 from rlhf_envs.rendering import printable
 from rlhf_envs.rewards import MissingColumnError
 
-from ..training.config import Pairs, option
 from ..training.data_flags import ChatFlags
+from ..training.fields import Pairs, option
 from . import tables
 from .options import Flags, argument, fail
 
 if TYPE_CHECKING:
+    from rlhf_envs.privacy import MaskStream
+
     from ..evaluation.generate import Completion
 
 __all__ = ["ChatConfig", "DecodingFlags", "GenerateConfig", "chat", "generate"]
@@ -62,6 +66,7 @@ class GenerateConfig(ChatFlags, DecodingFlags):
     seed: int = option(0, "Seeds the sampling.", ge=0)
     trust: bool = option(False, "Load an SB3 zip: it holds pickles, which can run code.")
     json_lines: bool = option(False, "Print one JSON object per completion.", "--json")
+    mask_private: bool = option(False, "Replace private data, such as e-mail addresses, in what is printed.")
 
 
 def generate(config: GenerateConfig) -> None:
@@ -73,6 +78,7 @@ def generate(config: GenerateConfig) -> None:
     prompts = [*_prompts(config)]
     if not prompts:
         fail(f"no prompts: rlhf generate {config.source} 'The film was', or give --file or standard input")
+    masker = privacy.Masker() if config.mask_private else None
     _hide_progress()
     from ..evaluation.generate import generate as run
 
@@ -92,10 +98,15 @@ def generate(config: GenerateConfig) -> None:
         fail(f"{error}; a typed prompt has no columns: put prompts with their columns into a file, and give --file")
     console = Console(highlight=False)
     for done in completions:
+        if masker is not None:
+            done = replace(done, **{name: masker.mask_all(getattr(done, name)) for name in _TEXTS})
         if config.json_lines:
-            print(json.dumps(_as_json(done), ensure_ascii=False))
+            print(to_json(_as_json(done), ensure_ascii=False))
         else:
             console.print(tables.sample_text(done), soft_wrap=True)
+
+
+_TEXTS = ("prompt", "completion", "messages", "turns")
 
 
 def _prompts(config: GenerateConfig) -> Iterator[Any]:
@@ -128,6 +139,7 @@ class ChatConfig(DecodingFlags):
     seed: int = option(0, "Seeds the sampling.", ge=0)
     env_kwargs: Pairs = option({}, "Arguments of the environment; repeat the flag.")
     trust: bool = option(False, "Load an SB3 zip: it holds pickles, which can run code.")
+    mask_private: bool = option(False, "Replace private data, such as e-mail addresses, in the answers shown.")
 
 
 HELP = "/help lists the commands, /reset forgets the conversation, /quit or Ctrl-D ends it"
@@ -141,12 +153,12 @@ def chat(config: ChatConfig) -> None:
     a terminal the answer appears as it is written, and Ctrl-C ends it. /help lists the commands.
     """
     _hide_progress()
-    console = Console(highlight=False)
+    console, masker = Console(highlight=False), privacy.Masker() if config.mask_private else None
     with console.status("loading"):
         from ..evaluation.chat import Chat
 
         form = {"env_kwargs", "chat_template", "chat_template_kwargs"}
-        given = config.model_dump(exclude={"temperature", "top_k", "top_p", *form})
+        given = config.model_dump(exclude={"temperature", "top_k", "top_p", "mask_private", *form})
         given |= ChatFlags.fold(config.model_dump(include=form))
         talk = Chat(**given, decoding=config.decoding())
         talk.load()
@@ -159,18 +171,20 @@ def chat(config: ChatConfig) -> None:
         elif text.startswith("/"):
             console.print(f"unknown command {text}: {HELP}", style="dim", markup=False)
         elif console.is_terminal:
-            with _Streamed(console) as shown:
+            with _Streamed(console, None if masker is None else masker.stream()) as shown:
                 talk.say(text, shown)
         else:
             answer = talk.say(text)
+            answer = answer if masker is None else masker.mask(answer)
             console.print(printable(answer) if answer.strip() else EMPTY, markup=False, soft_wrap=True)
 
 
 class _Streamed:
     """Print an answer as it comes. Ctrl-C ends the answer; a second one, while the model still computes, the chat."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, masks: MaskStream | None = None) -> None:
         self.console, self.text, self.printed, self.stopped = console, "", "", False
+        self.masks = masks  # holds back what may still be private data
 
     def __enter__(self) -> _Streamed:
         self._handler = signal.signal(signal.SIGINT, self._stop)
@@ -178,6 +192,8 @@ class _Streamed:
 
     def __exit__(self, *error: object) -> None:
         signal.signal(signal.SIGINT, self._handler)
+        if self.masks is not None:
+            self._show(self.masks.close())
         self.console.print("" if self.printed.strip() else Text(EMPTY, style="dim"))
 
     def _stop(self, *signal_and_frame: object) -> None:
@@ -187,13 +203,16 @@ class _Streamed:
 
     def __call__(self, new: str) -> None:
         """Print what is new. The joiners of an emoji wait for what they join."""
+        self._show(new if self.masks is None else self.masks.feed(new))
+        if self.stopped:
+            self.stopped = False
+            raise KeyboardInterrupt
+
+    def _show(self, new: str) -> None:
         self.text += new
         shown = printable(self.text.rstrip("\u200d\ufe0f"))
         self.console.print(Text(shown.removeprefix(self.printed), style="bold"), end="", soft_wrap=True)
         self.printed = shown
-        if self.stopped:
-            self.stopped = False
-            raise KeyboardInterrupt
 
 
 def _turns() -> Iterator[str]:

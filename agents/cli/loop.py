@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..experiments.loop.config import LoopConfig
-from ..training.config import option
 from ..training.data_flags import ChatFlags
+from ..training.fields import option
 from .tables import make_table
 
 __all__ = ["LoopFlags", "loop"]
@@ -41,10 +41,12 @@ def loop(flags: LoopFlags) -> None:
     else:
         config = LoopConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
     with console.status("loading"):
-        from ..experiments.loop.loop import run_loop
-        from ..experiments.loop.report import round_cells
-    result = run_loop(config, flags.resume, lambda text: console.print(text, markup=False, soft_wrap=True))
-    console.print(*_rounds_tables(console, *round_cells(result.report)), sep="\n")
+        from ..experiments.loop import aspects, loop, report
+    result = loop.run_loop(config, flags.resume, lambda text: console.print(text, markup=False, soft_wrap=True))
+    console.print(*_rounds_tables(console, *report.round_cells(result.report)), sep="\n")
+    headings, rows = aspects.aspect_cells(result.report["rounds"])
+    if rows:
+        console.print(make_table(headings, rows, left=2))
     console.print(
         f"{result.report['judgements']} judgements, {result.report['tokens']:,} tokens, {result.seconds:.0f} s. "
         f"Everything is in {result.folder}, see report.md"

@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 from rlhf_envs.datasets.reading import BadRow, read_jsonl
 from rlhf_envs.dialogs import ReplyError
 from rlhf_envs.feedback.records import StoreError
-from rlhf_envs.interop.openenv.sessions import ServerError
+from rlhf_envs.interop.openenv.address import ServerError
 from rlhf_envs.models import NAMES
 from rlhf_envs.names import nearest
 from rlhf_envs.registration import text_environments
@@ -48,18 +48,24 @@ Config = TypeVar("Config", bound=BaseModel)
 UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
 # An argument in a message of the library, and its value: a dict, a text in quotes or what has no space in it.
 ARGUMENT = re.compile(r"(?<![\w.'\"-])([a-z_]+)=(\{[^{}]*\}|'[^']*'|\"[^\"]*\"|[^\s,;:()]+)")
+OF_ENVIRONMENTS = (  # the loggers of what is read and built with each environment
+    *("rlhf_envs.chat_format", "rlhf_envs.datasets.", "rlhf_envs.prompts", "rlhf_envs.rewards.reward_model"),
+    *("rlhf_envs.task_weights", "rlhf_envs.tasks.", "rlhf_envs.tokens"),
+)
 METAVARS = {int: "INTEGER", float: "NUMBER"}
 PANELS = {  # the boxes of --help, and the fields in each; all others are in "Options"
     "Task and data": {"env", "envs", "data", "reward", "column", "env_kwargs", "split"}
     | {"chat", "system_prompt", "chat_template", "chat_template_kwargs"},
     "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "lr_schedule"}
-    | {"sft_data", "sft_coef", "constraint", "limit", "hyperparams", "settings", "overrides"},
+    | {"sft_data", "sft_coef", "constraint", "limit", "multiplier_start", "multiplier_step", "multiplier_proportional"}
+    | {"aspects", "hyperparams", "settings", "overrides"},
     "Evaluation": {"eval_freq", "n_eval_episodes", "test_episodes", "test_split", "evaluations", "judge", "metric"}
     | {"early_stopping", "eval_patience", "alarm"},
     "Files and logs": {"log_folder", "run_name", "save_freq", "keep_checkpoints", "wandb", "verbose", "progress"}
     | {"tracker", "project"}
     | {"resume", "output", "config", "folder", "dry_run"},
-    "Machine": {"device", "threads", "workers", "nproc"},
+    "Machine": {"device", "threads", "workers", "nproc", "ray", "ray_address", "async_rollouts"}
+    | {"worker_retries", "worker_cpus", "worker_gpus", "worker_wait"},
 }
 USER_ERRORS = (
     *(ValueError, TypeError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError),
@@ -145,7 +151,7 @@ def add_command(
             if given.get("data") and logging.lastResort is not None:  # which prints what no handler takes
                 logging.getLogger("rlhf_envs.datasets").setLevel(logging.INFO)  # how many rows each split has
                 logging.lastResort.setLevel(logging.INFO)
-            with user_errors(model):
+            with user_errors(model), _each_once():
                 run(config)
 
         hidden = getattr(model, "without", ())  # fields of a base class that are no flags of this verb
@@ -158,6 +164,32 @@ def add_command(
         app.command(name, rich_help_panel=box)(command)
 
     return decorate
+
+
+@contextmanager
+def _each_once() -> Iterator[None]:
+    """Show what environments say of their task, data and prompts once: a run makes several, which say the same.
+
+    Other messages come as often as they are logged: a failure that is there again is news.
+    """
+    shown: set[tuple[str, str]] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        if not record.name.startswith(OF_ENVIRONMENTS):
+            return True
+        key = (record.name, record.getMessage())
+        known = key in shown
+        shown.add(key)
+        return not known
+
+    handler = logging.lastResort  # prints what no handler takes
+    if handler is not None:
+        handler.addFilter(is_new)
+    try:
+        yield
+    finally:
+        if handler is not None:
+            handler.removeFilter(is_new)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import typer
 
-from ..training.config import Pairs, option
+from ..training.fields import Pairs, option
 from .options import Flags, argument
 
 __all__ = ["PretrainConfig", "pretrain"]

@@ -7,7 +7,7 @@ from typing import Literal
 from rlhf_envs.interop.openenv.library import import_openenv
 from rlhf_envs.names import import_attribute
 
-from ..training.config import Pairs, option
+from ..training.fields import Pairs, option
 from .options import Flags, argument, fail
 
 __all__ = ["ServeEnvConfig", "serve_env"]

@@ -6,8 +6,8 @@ from typing import Literal
 
 import typer
 
-from ..training.config import Pairs, option
 from ..training.data_flags import ChatOptions
+from ..training.fields import Pairs, option
 from .options import Flags, argument, read_standard_input
 
 __all__ = ["SFTConfig", "sft"]
@@ -30,6 +30,9 @@ class SFTConfig(ChatOptions, Flags):
     epochs: float = option(1.0, "How often each example is learned.", "-n", "--epochs", gt=0)
     batch_size: int = option(8, "Rows per step.", gt=0)
     learning_rate: float = option(2e-4, "Highest learning rate.", gt=0)
+    hold_out: bool = option(
+        True, "Leave out the rows of other splits than train, and validate on theirs.", "--hold-out/--no-hold-out"
+    )
     packing: bool = option(True, "Put several short examples into a row.", "--packing/--no-packing")
     save_freq: int = option(200, "Steps between checkpoints and validations.", gt=0)
     seed: int = option(0, "Seeds the order of the rows.", ge=0)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from ..core.samples import sample_texts
 if TYPE_CHECKING:
     from rlhf_envs.feedback.web.admin.summary import AnnotatorSummary, Summary
 
+    from ..evaluation.bias import Bias
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.generate import Completion
     from ..evaluation.robustness import Robustness
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from ..training.report import TrainResult
 
 __all__ = [
+    "bias_parts",
     "change_table",
     "evaluation_table",
     "evaluations_table",
@@ -34,6 +37,7 @@ __all__ = [
     "status_parts",
 ]
 
+GAP = 3  # cells between two columns
 LABELS = {
     "reward": "reward",
     "kl": "KL to the reference, nats",
@@ -43,6 +47,31 @@ LABELS = {
     "eos_share": "ended by EOS",
 }
 HIDDEN = ("distinct_within",)
+
+
+class _WholeWords(Table):
+    """Lay out a table that is too wide so that headings break between words alone, where there is room for that."""
+
+    texts: Sequence[Sequence[Text]] = ()  # of each column, the heading first
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Give the columns of a table that is too wide the width of their headings' words, and then share the rest."""
+        whole = [max(text.cell_len for text in texts) for texts in self.texts]
+        least = [
+            width if column.no_wrap else max(map(cell_len, texts[0].plain.split()), default=1)
+            for column, texts, width in zip(self.columns, self.texts, whole, strict=True)
+        ]
+        room = options.max_width - GAP * len(whole)
+        if sum(least) <= room < sum(whole):
+            for _ in range(room - sum(least)):
+                narrow = [i for i, width in enumerate(least) if width < whole[i]]
+                least[min(narrow, key=least.__getitem__)] += 1
+            for column, width in zip(self.columns, least, strict=True):
+                column.width = width
+        else:
+            for column in self.columns:
+                column.width = None
+        yield from super().__rich_console__(console, options)
 
 
 def make_table(
@@ -63,13 +92,18 @@ def make_table(
         no_wrap: headings of columns that are never wrapped.
     """
     title_text, caption_text = (None if text is None else Text(text) for text in (title, caption))
-    table = Table(title=title_text, caption=caption_text, box=box.SIMPLE, pad_edge=False, show_lines=lines)
+    table = _WholeWords(title=title_text, caption=caption_text, box=box.SIMPLE, pad_edge=False, show_lines=lines)
+    columns: list[list[Text]] = [[Text(heading)] for heading in headings]
     for i, heading in enumerate(headings):
         table.add_column(
             Text(heading), justify="left" if i < left else "right", overflow="fold", no_wrap=heading in no_wrap
         )
     for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        cells = [cell if isinstance(cell, Text) else Text(cell) for cell in row]
+        table.add_row(*cells)
+        for column, cell in zip(columns, cells, strict=False):
+            column.append(cell)
+    table.texts = columns
     return table
 
 
@@ -89,7 +123,10 @@ def status_parts(summary: Summary) -> list[RenderableType]:
     if summary.annotators:
         headings = ("annotator", "judged", "skips", "seconds", "agreement", "gold right", "at random", "first shown")
         parts.append(make_table(headings, map(_annotator_row, summary.annotators)))
-    return [*parts, *(Text(line) for line in [*summary.suspicions, *_suggestion_lines(summary)])]
+    return [
+        *parts,
+        *(Text(line) for line in [*summary.suspicions, *_suggestion_lines(summary), *_explanation_lines(summary)]),
+    ]
 
 
 def _annotator_row(person: AnnotatorSummary) -> tuple[str, ...]:
@@ -115,6 +152,22 @@ def _suggestion_lines(summary: Summary) -> list[str]:
         f"{found.source}{f' ({found.version})' if found.version else ''}, {found.kind}: people say the same in "
         f"{found.share:.0%} of {found.n} answers (95% interval {found.low:.0%} to {found.high:.0%})"
         for found in summary.suggestions
+    ]
+
+
+def _explanation_lines(summary: Summary) -> list[str]:
+    words = {"none": "no explanation", "withheld": "explanation withheld by lot", "offered": "offered, not opened"}
+    lines = [
+        f"{found.source}{f' ({found.version})' if found.version else ''}, {found.kind}, "
+        f"{words.get(found.group, 'explanation seen')}: people say the same as its scores in {found.share:.0%} of "
+        f"{found.n} answers (95% interval {found.low:.0%} to {found.high:.0%})"
+        for found in summary.explanations
+    ]
+    return lines + [
+        f"{found.source}{f' ({found.version})' if found.version else ''}, {found.kind}: agreement where an explanation "
+        f"was offered, less that where it was withheld by lot: {100 * found.difference:+.0f} points "
+        f"(95% interval {100 * found.low:+.0f} to {100 * found.high:+.0f})"
+        for found in summary.sways
     ]
 
 
@@ -211,6 +264,24 @@ def robustness_tables(robustness: Robustness) -> list[Table]:
         title=f"{n} bad completions, {b.swaps} swaps, mean ± standard error",
     )
     return [policy, reward]
+
+
+def bias_parts(bias: Bias) -> list[RenderableType]:
+    """Return the table of the gaps between groups, the rates over all completions, and what the groups are."""
+    rows = [
+        (gap.axis, gap.measure, str(gap.first), str(gap.second), f"{_rounded(gap.gap.mean):+.3f}", _interval(gap.gap))
+        for gap in bias.gaps
+    ]
+    heads = ("axis", "measure", "first group", "second group", "gap", "95% interval")
+    meanings = [f"{name}: {meaning}" for name, meaning in bias.groups.items()]
+    rates = [f"refusals: {bias.refusals} of all completions"]
+    rates += [] if bias.toxicity is None else [f"toxicity: {bias.toxicity}"]
+    table = make_table(heads, rows, title="gaps over templates, mean ± standard error", left=2)
+    return [table, *(Text(line) for line in [*rates, *meanings, *bias.notes])]
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{_rounded(estimate.low):.3f} to {_rounded(estimate.high):.3f}"
 
 
 def _words(name: str) -> str:

@@ -17,8 +17,9 @@ from rlhf_envs.tasks.results import read_results
 
 from ..registry import check_name
 from ..scale.launch import is_rank, launch
-from ..training.config import TrainConfig, option
+from ..training.config import TrainConfig
 from ..training.data_flags import DataFlags
+from ..training.fields import option
 from ..training.phases import show_phase, without_collection
 from . import tables
 from .options import fail, from_file
@@ -62,14 +63,21 @@ def train(flags: TrainFlags) -> None:
         check_name(config.algo)
         check_environment(config.env)
         config.folder()
+    if config.shard and flags.resume is None and (flags.dry_run or not ((flags.nproc or 1) > 1 or is_rank())):
+        instead = (
+            "--dry-run reckons with one process" if flags.dry_run else "give --nproc 2 too, or start it by torchrun"
+        )
+        fail(f"--shard: the ranks of a run share its weights: {instead}")
     if (flags.nproc or 1) > 1 and not (is_rank() or flags.dry_run):
         launch(flags.nproc or 1, sys.argv[1:])
         return
     with show_phase("loading", config.progress and not is_rank(), line=False), without_collection():
-        from ..scale import follower, group
+        from ..scale import follower, group, learner
         from ..training import dry_run, progress, resume, run
 
     if flags.dry_run:
+        if config.workers:
+            learner.check_workers(run.resolve_config(config))
         console.print(tables.make_table(("", ""), dry_run.describe_run(config), left=2))
         return
     with group.taking_part() if is_rank() else nullcontext():
@@ -85,15 +93,17 @@ def train(flags: TrainFlags) -> None:
         if not group.is_first():
             follower.follow(config, flags.resume is not None)
             return
-        if flags.resume is None:
-            prepared = run.prepare(config)
-        else:
-            with show_phase("loading, and evaluating before training", config.progress):
-                prepared = resume.prepare_resumed(flags.resume, config)
-        asked = prepared.config.n_timesteps or 0
-        planned = _planned(asked, progress.planned_tokens(prepared.agent, asked))
-        _announce(prepared, flags, planned, console)
-        _report(run.train(prepared), console, started)
+        with learner.collecting(config) if config.workers else nullcontext() as collector:
+            if flags.resume is None:
+                prepared = run.prepare(config if collector is None else collector.config, collector)
+            else:
+                with show_phase("loading, and evaluating before training", config.progress):
+                    prepared = resume.prepare_resumed(flags.resume, config, collector)
+            asked = prepared.config.n_timesteps or 0
+            planned = _planned(asked, progress.planned_tokens(prepared.agent, asked))
+            _announce(prepared, flags, planned, console)
+            result = run.train(prepared)
+        _report(result, console, started)
 
 
 def _announce(prepared: Prepared, flags: TrainFlags, planned: str, console: Console) -> None:

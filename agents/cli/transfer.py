@@ -6,8 +6,8 @@ import typer
 from rich.console import Console
 
 from ..experiments.transfer.config import TransferConfig, check_file_environments
-from ..training.config import option
 from ..training.config_file import read_config_file
+from ..training.fields import option
 from .options import fail, from_file
 from .tables import make_table
 

@@ -283,8 +283,9 @@ def _continue_episodes(agent: Any, saved: Mapping[str, Any]) -> None:
         env.set_state(saved["env_state"])
         if saved["buffer_state"] is not None and replay is None:
             agent.rollout_buffer.set_state(saved["buffer_state"])
-    elif observations is not None:
-        logger.warning("the environment does not go on where it was (%s rows then, %s now)", rows, env.num_envs)
+    else:
+        if observations is not None:  # None: workers had the environments
+            logger.warning("the environment does not go on where it was (%s rows then, %s now)", rows, env.num_envs)
         agent._last_obs = None
         if saved["env_state"] is not None and hasattr(env, "set_learned"):  # a constraint's price, a curriculum's level
             try:

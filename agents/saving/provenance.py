@@ -20,6 +20,8 @@ from typing import Any
 
 from rlhf_envs.files import replace_file
 
+from .run_paths import as_typed
+
 __all__ = [
     "MADE",
     "PACKAGES",
@@ -110,8 +112,13 @@ def _command() -> str:
 
 
 def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
-    """Write settings as JSON, with a record under "made" of each command and machine that has worked with them."""
-    records, now = read_records(file), provenance()
+    """Write settings as JSON, with a record under "made" of each command and machine that has worked with them.
+
+    Paths that the file has stay as they stand there, whatever the working directory is now, see `.run_paths`.
+    """
+    old, now = _content(file), provenance()
+    records = _records(old)
+    settings = as_typed(settings, old, file.parent)
     if not records or records[-1] != now:
         records.append(now)
     text = json.dumps({**settings, MADE: records}, indent=2, ensure_ascii=False)
@@ -120,10 +127,20 @@ def write_settings(file: Path, settings: Mapping[str, Any]) -> None:
 
 def read_records(file: Path) -> list[dict[str, Any]]:
     """Return the records in a file of settings, the newest last; none where there is no such file, or none in it."""
+    return _records(_content(file))
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Return what a file of settings holds; nothing where it cannot be read."""
     try:
-        records = json.loads(file.read_text(encoding="utf-8"))[MADE]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return []
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _records(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    records = content.get(MADE)
     return [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []
 
 

@@ -24,7 +24,15 @@ from rlhf_envs.rewards.registry import MODEL, is_import
 from rlhf_envs.tasks.lookup import arguments_of
 from rlhf_envs.tasks.mixture import ABOUT_TASK, read_tasks
 
-__all__ = ["JSON_ARGUMENTS", "describe_problem", "read_engine", "read_env_id", "read_env_kwargs", "read_reward"]
+__all__ = [
+    "JSON_ARGUMENTS",
+    "describe_problem",
+    "read_engine",
+    "read_env_id",
+    "read_env_kwargs",
+    "read_ray_address",
+    "read_reward",
+]
 
 ADDRESS = re.compile(r"[\w./\\-]+:\w+")  # "module:attribute", and no template such as "{text}\nLabel:"
 JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
@@ -67,7 +75,7 @@ def read_env_kwargs(
         given: arguments that the user gives in their place.
         instead: what to do instead; by default to give the flag of the argument again.
         follow_paths: whether files of data and chat templates, feedback stores in files and hub ids of models are used:
-            those of runs are, those of bundles are not. The URL of a database or a server never is.
+            true for runs, false for bundles. The URL of a database or a server is never used.
         env_id: the environment, whose task may take arguments of its own.
 
     Raises:
@@ -113,6 +121,22 @@ def read_reward(reward: Any, source: str, flag: str) -> None:
     for one in reward if isinstance(reward, list) else [reward]:
         if isinstance(one, str) and is_import(one):
             _refuse_import(f"the {flag}", one, source, f"give it again, --{flag} {shlex.quote(one)}")
+
+
+def read_ray_address(settings: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError if a file names a Ray cluster elsewhere: it would get the run, and what it sends is unpickled.
+
+    Args:
+        settings: what the file has; "auto" and "local" are clusters of this machine.
+        source: what the file is, for the message.
+        given: settings that the user gives in their place.
+    """
+    address = settings.get("ray_address")
+    if address not in (None, "auto", "local") and "ray_address" not in given:
+        raise ValueError(
+            f"the Ray cluster {address!r} gets no work just because {source} names it: give it again, --ray-address "
+            f"{shlex.quote(str(address))}"
+        )
 
 
 def read_engine(settings: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
@@ -183,7 +207,7 @@ def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | 
     if name == "chat_template":
         return value if isinstance(value, str) and is_template_file(value) else None
     takes_places = name in ("model", "reward", "reward_kwargs") or name not in JSON_ARGUMENTS
-    names = [*_strings(value)] if takes_places else []
+    names = [*_strings(value), *_aspects(kwargs)] if takes_places else []
     if (
         (name.endswith("reward") or name == "reward_kwargs")
         and any(text.lower() == "human" for text in names)
@@ -195,6 +219,13 @@ def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | 
         if has_place(place) and not Path(place).is_dir():
             return text
     return None
+
+
+def _aspects(kwargs: Mapping[str, Any]) -> list[str]:
+    """Return the names of aspects, each of which is its reward unless the aspect has another one."""
+    arguments = kwargs.get("reward_kwargs")
+    aspects = arguments.get("aspects") if isinstance(arguments, Mapping) else None
+    return [*map(str, aspects)] if isinstance(aspects, Mapping) else []
 
 
 def _asks_nobody(kwargs: Mapping[str, Any]) -> bool:

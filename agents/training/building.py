@@ -8,7 +8,6 @@ from typing import Any
 
 from rlhf_envs.datasets import MissingSplitError
 
-from ..algorithms.ppo_lagrangian import LagrangeMultiplier
 from ..core import ranks
 from ..core.text_metrics import TextMetrics
 from ..core.vec_env import make_vec_env
@@ -19,7 +18,7 @@ from ..saving.folders import BEST, CHECKPOINTS, REWARD_MODELS
 from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
-from .constraint import find_cost
+from .constraint import find_cost, find_multipliers
 from .early_stopping import EarlyStopping
 from .hacking_alarm import HackingAlarm
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
@@ -55,8 +54,7 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
     if ranks.size() > 1:
         callbacks.append(RankStates())
     guard = _build_guard(config, agent, folder, callbacks)
-    if config.constraint is not None:
-        callbacks.append(LagrangeMultiplier())  # after the guard is built: the environment has its state
+    callbacks += find_multipliers(config, agent)  # after the guard is built: the environment has its state
     if any(reward.store is not None for reward in human_rewards(agent.get_env())):
         refit = RatingRefit(folder / REWARD_MODELS, seed=config.seed)
         callbacks.append(HumanFeedback(guard, refit, verbose=config.verbose))

@@ -18,6 +18,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
+from ..core.sharding import whole
 from ..saving.bundle import capture, read_extra
 from ..saving.checkpoints import Checkpoints
 from .signal_watch import SignalWatch
@@ -39,6 +40,10 @@ class CheckpointCallback(BaseCallback):
 
     A signal during an update waits for its end. The second one ends the process at once if there is a checkpoint.
 
+    A policy with shards (`agents.core.sharding`) is saved by all ranks together, once they have agreed on the end
+    (`Together`). One rank alone cannot save it: not at a second signal, in a call that hangs, or after an error. The
+    newest checkpoint then counts.
+
     Args:
         checkpoints: where checkpoints are written.
         save_freq: tokens between checkpoints. Each is written at the first boundary after that many. 0 writes
@@ -49,6 +54,7 @@ class CheckpointCallback(BaseCallback):
 
     Attributes:
         interrupted: the signal that came, or None.
+        told: whether it came to another rank of a data-parallel run.
         gave_up: whether a rollout was given up. It is not when the signal comes during the last update.
         saved: the last checkpoint written.
         restored: the `state` of the bundle that was restored; empty once training has started.
@@ -66,7 +72,7 @@ class CheckpointCallback(BaseCallback):
         super().__init__(verbose)
         self.checkpoints, self.save_freq, self.callbacks = checkpoints, save_freq, callbacks
         self.interrupted: signal.Signals | None = None
-        self.gave_up = False
+        self.gave_up = self.told = False
         self.saved: Path | None = None
         self._signals, self._until_closed = signals, until_closed
         self._handlers: dict[signal.Signals, Any] = {}
@@ -104,7 +110,7 @@ class CheckpointCallback(BaseCallback):
         self.close()  # a training before this one may have left handlers
         self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
         self._last = self.model.num_timesteps
-        self._boundary, self.interrupted, self.gave_up = None, None, False
+        self._boundary, self.interrupted, self.gave_up, self.told = None, None, False, False
         if "logger" in self.restored:
             restore_metrics(self.logger, self.restored["logger"])
         self.restored = {}
@@ -120,6 +126,10 @@ class CheckpointCallback(BaseCallback):
         """Return address, version and data of each parameter. Holding the data keeps its address from being reused."""
         return [(p.data_ptr(), p._version, p.data) for p in self.model.policy.parameters()]
 
+    @property
+    def _saves_alone(self) -> bool:
+        return getattr(self.model.policy, "shards", None) is None
+
     def _has_moved(self) -> bool:
         """Return whether the weights differ from the boundary's. A line search changes them without the optimizer."""
         now = [mark[:2] for mark in self._weights_now()]
@@ -131,9 +141,9 @@ class CheckpointCallback(BaseCallback):
             self.interrupted = signal.Signals(number)
         elif self.gave_up:  # and is being saved
             return
-        elif self._in_rollout:
+        elif self._in_rollout and self._saves_alone:
             self.leave(number)
-        elif self.checkpoints.latest() is not None:
+        elif not self._saves_alone or self.checkpoints.latest() is not None:
             signal.signal(number, self._handlers[signal.Signals(number)])
             signal.raise_signal(number)
 
@@ -143,10 +153,15 @@ class CheckpointCallback(BaseCallback):
             self.save_boundary()
 
     def interrupt(self, number: int) -> None:
-        """Give up the rollout for a signal that came to another rank of a data-parallel run."""
-        if self.interrupted is None:
-            self.interrupted = signal.Signals(number)
+        """Give up the rollout for a signal that came to this or another rank of a data-parallel run."""
+        self.tell(number)
+        if not self.gave_up:
             self._give_up()
+
+    def tell(self, number: int) -> None:
+        """Note a signal that came to this or another rank of a data-parallel run."""
+        if self.interrupted is None:
+            self.interrupted, self.told = signal.Signals(number), True
 
     def leave(self, number: int) -> NoReturn:
         """Save the boundary and leave the rollout by the exception of a signal, see `stopping`."""
@@ -159,7 +174,7 @@ class CheckpointCallback(BaseCallback):
         with self._saving:
             if self._in_rollout and not self.gave_up:
                 name = signal.Signals(number).name
-                saved = self.save_boundary()
+                saved = self.save_boundary() if self._saves_alone else self.checkpoints.latest()
                 print(f"{name}: a call did not return; the run is saved in {saved}", file=sys.stderr, flush=True)
                 os._exit(128 + number)
 
@@ -178,7 +193,7 @@ class CheckpointCallback(BaseCallback):
                 f"the folder {self.checkpoints.directory} was deleted under the run: put it back, or start another run"
             )
         self._boundary, self._stepped = capture(self.model, self.state()), False
-        self._weights = self._weights_now()
+        self._weights = self._weights_now() if self._saves_alone else []  # it would keep whole weights in memory
         if self._is_due() or self.interrupted:
             self._save(self._boundary)
         self._in_rollout = True
@@ -190,7 +205,8 @@ class CheckpointCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self.interrupted is None:
             return True
-        self._give_up()
+        if self._saves_alone:
+            self._give_up()
         return False
 
     def _on_training_end(self) -> None:
@@ -211,7 +227,8 @@ class CheckpointCallback(BaseCallback):
         return self.saved
 
     def _save(self, captured: Mapping[str, Any]) -> None:
-        self.saved = self.checkpoints.write(captured, self.model)
+        with whole(self.model.policy):
+            self.saved = self.checkpoints.write(captured, self.model)
         self._last = captured["attributes"]["num_timesteps"]
         if self.verbose:
             print(f"checkpoint: {self.saved}")
@@ -223,6 +240,8 @@ class CheckpointCallback(BaseCallback):
         checkpoint; if there is none, the agent is saved as it is, in the middle of an update.
         """
         try:
+            if not self._saves_alone:
+                return self.checkpoints.latest()
             if self._boundary is not None and not self._has_moved():
                 return self.save_boundary()
             if (latest := self.checkpoints.latest()) is None and self._boundary is not None:

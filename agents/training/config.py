@@ -2,153 +2,34 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from filelock import BaseFileLock
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import field_validator, model_validator
 
-from rlhf_envs.models import NAMES
-from rlhf_envs.names import find_name, nearest
 from rlhf_envs.registration import describe, text_environments
 
-from ..registry import available
-from ..saving.folders import CONFIG, clear, is_restartable, read_object
+from ..saving.folders import clear, is_restartable
 from ..saving.locks import take
-from ..saving.provenance import MADE
-from ..saving.untrusted import describe_problem, read_engine, read_env_id, read_env_kwargs, read_reward
+from ..saving.untrusted import read_engine, read_env_id, read_env_kwargs, read_ray_address, read_reward
+from .aspects import ASPECTS, has_limits, with_aspects
+from .fields import Algorithm, Environment, LogFolder, Model, Pairs, Part, Trackers, option
 from .hyperparams import default_hyperparams
+from .resumable import Resumable
 
-__all__ = [
-    "REWARDS",
-    "Algorithm",
-    "Environment",
-    "LogFolder",
-    "Model",
-    "Pairs",
-    "Part",
-    "Settings",
-    "Trackers",
-    "TrainConfig",
-    "option",
-    "parse_literal",
-    "parse_pairs",
-]
+__all__ = ["REWARDS", "TrainConfig"]
 
 logger = logging.getLogger(__name__)
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate", "sft_coef", "sft_data")
 REWARDS = ("constraint", "judge")  # fields that name rewards
-TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 OWN = ("seed", "device", "verbose")  # arguments of agents that a run has by itself
 
 
-def parse_pairs(value: Any) -> Any:
-    """Turn `["batch_size:256", "data:my.jsonl"]` into a dict. Values are JSON or Python literals, or else strings.
-
-    Any other value than a list is returned as it is.
-
-    Raises:
-        ValueError: a pair has no colon, or there are several in one text.
-    """
-    if not isinstance(value, list | tuple):
-        return value
-    pairs: dict[str, Any] = {}
-    for pair in value:
-        key, colon, text = str(pair).partition(":")
-        if not colon or not key:
-            meant = str(pair).replace("=", ":", 1) if "=" in str(pair) else "batch_size:256"
-            raise ValueError(f"{pair!r} is no key:value pair, such as {meant}")
-        first, comma, further = text.partition(",")
-        if comma and re.match(r"\s*[A-Za-z_]\w*:", further) and not isinstance(parse_literal(first.strip()), str):
-            raise ValueError(f"{pair!r} has several pairs: give each a flag of its own, {key}:{first} and {further}")
-        pairs[key.strip()] = parse_literal(text.strip())
-    return pairs
-
-
-def parse_literal(text: str) -> Any:
-    """Return the value of a JSON or Python literal; another text as it is."""
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(text)
-        except (ValueError, SyntaxError):
-            continue
-    return text
-
-
-def _parse_part(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def _parse_trackers(value: Any) -> Any:
-    """Return the names of trackers, also of a text with commas between. TensorBoard is always written."""
-    parts = [value] if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        return value
-    names = [name.strip().lower() for part in parts for name in str(part).split(",") if name.strip()]
-    if unknown := [name for name in names if name not in TRACKERS]:
-        raise ValueError(f"unknown tracker {unknown[0]!r}: {nearest(unknown[0], TRACKERS)}")
-    return list(dict.fromkeys(names))
-
-
-# Names in any case. One that is unknown passes: `check_name`, `check_environment` and `resolve` answer it.
-Algorithm = Annotated[str, AfterValidator(lambda name: find_name(name, available()))]
-Environment = Annotated[str, AfterValidator(lambda name: find_name(name, text_environments()))]
-Model = Annotated[str, AfterValidator(lambda name: find_name(name, NAMES))]
-Pairs = Annotated[dict[str, Any], BeforeValidator(parse_pairs)]  # a dict, also given as key:value texts
-Part = Annotated[
-    int | str | None,
-    BeforeValidator(_parse_part),
-    Field(description="What learns: full, lora, head, or a number of last blocks.", json_schema_extra={"type": "text"}),
-]
-Trackers = Annotated[
-    list[str],
-    BeforeValidator(_parse_trackers),
-    Field(
-        description="Where to log beside TensorBoard: wandb, trackio, mlflow, with commas between; all in local files.",
-        json_schema_extra={"type": "text"},
-    ),
-]
-LogFolder = Annotated[
-    str, Field(description="Folder of all runs.", json_schema_extra={"flags": ["-f", "--log-folder"]})
-]
-
-
-def option(default: Any, description: str, *flags: str, **limits: Any) -> Any:
-    """Return a field with a default. `flags`, such as "-n", "--n-episodes", stand for the flag of the field's name."""
-    extra: dict[str, Any] | None = {"flags": [*flags]} if flags else None
-    return Field(default, description=description, json_schema_extra=extra, **limits)
-
-
-class Settings(BaseModel):
-    """Hold what a run or an experiment is configured with. Unknown names are refused.
-
-    The `config.json` in a folder also has records of what made it. They are no settings, and are left out.
-    """
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_records(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if name != MADE}
-
-
-class TrainConfig(Settings):
+class TrainConfig(Resumable):
     """Hold the configuration of a run. Defaults by algorithm come from `agents/training/settings/<Env>.yml`."""
 
     # What it configures, with a field that all of them have; and the flags that may change with --resume. (Another
@@ -157,7 +38,9 @@ class TrainConfig(Settings):
     free: ClassVar[tuple[str, ...]] = (
         *("progress", "verbose", "threads", "device"),
         *("engine", "engine_sync", "engine_folder"),
-        *("tracker", "project"),
+        *("tracker", "project", "shard"),
+        *("workers", "ray_address", "async_rollouts"),
+        *("worker_retries", "worker_cpus", "worker_gpus", "worker_wait"),
     )
     more: ClassVar[tuple[str, ...]] = ("n_timesteps",)  # flags that --resume may raise
 
@@ -190,6 +73,14 @@ class TrainConfig(Settings):
         None, "Cost to keep at or below --limit: a registered reward, a folder, my_module:score or my_file.py:score."
     )
     limit: float | None = option(None, "Limit of the mean cost per episode, for --constraint.", allow_inf_nan=False)
+    multiplier_start: float = option(0.0, "First price of --constraint's cost.", ge=0, allow_inf_nan=False)
+    multiplier_step: float = option(
+        0.1, "How far the price of a limit moves per rollout for a cost 1 above it.", gt=0, allow_inf_nan=False
+    )
+    multiplier_proportional: float = option(
+        0.0, "How much higher it is at once for a cost 1 above it: against swings.", ge=0, allow_inf_nan=False
+    )
+    aspects: str | None = option(None, ASPECTS)
     settings: str | None = option(
         None, "YAML file of settings by algorithm, instead of ours in agents/training/settings/."
     )
@@ -199,6 +90,22 @@ class TrainConfig(Settings):
     )
     engine_folder: str | None = option(
         None, "Where the weights are written for it, on a disk that it reads too; a temporary folder by default."
+    )
+    workers: int = option(
+        0, "Ray actors that collect the rollouts, each in its part of the environments; 0 collects them here.", ge=0
+    )
+    ray_address: str | None = option(
+        None,
+        "Ray cluster for --workers, such as auto; RAY_ADDRESS, or one of the run's own here by default.",
+    )
+    async_rollouts: int = option(
+        0, "Updates that rollouts of --workers may lag behind, weighted for it: 0 or 1.", "--async", ge=0, le=1
+    )
+    worker_retries: int = option(3, "Times that a rollout of a worker which dies is collected again.", ge=0)
+    worker_cpus: int = option(1, "CPUs, and threads of torch, of each of --workers.", gt=0)
+    worker_gpus: float = option(0.0, "GPUs of each of --workers, or the part of one; 0 collects on CPUs.", ge=0)
+    worker_wait: float = option(
+        300.0, "Seconds to wait for a free place in the cluster for a worker, as when a node is being started.", gt=0
     )
     wandb: str | None = option(None, "Project of Weights & Biases to log to; --tracker wandb with a project.")
     tracker: Trackers = []
@@ -226,6 +133,11 @@ class TrainConfig(Settings):
     test_split: Literal["test", "validation", "train"] = option(
         "test", "Split of these prompts; with train, tables call them training prompts."
     )
+    shard: bool = option(
+        False,
+        "Share weights, gradients and the optimizer's state among the ranks (FSDP), instead of copying them.",
+        "--shard/--no-shard",
+    )
     device: str = option("auto", "auto, cpu or cuda.")
     threads: int | None = option(None, "CPU threads of torch; all cores by default.", gt=0)
     verbose: int = option(0, "1 prints SB3's table after every rollout.", ge=0, le=2)
@@ -245,17 +157,38 @@ class TrainConfig(Settings):
         return value
 
     @model_validator(mode="after")
+    def _with_aspects(self) -> Self:
+        if self.aspects is not None:
+            self.env_kwargs = with_aspects(self.env_kwargs, self.aspects)
+        return self
+
+    @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.constraint is not None and self.limit is None:
             raise ValueError(f"constraint={self.constraint} has no limit: give --limit too, such as 0.1")
         if self.limit is not None and self.constraint is None:
             raise ValueError(f"limit={self.limit} needs a cost: give --constraint too, such as repetition")
+        start, moves = ("multiplier_start",), ("multiplier_step", "multiplier_proportional")
+        changed = [n for n in start + moves if getattr(self, n) != type(self).model_fields[n].default]
+        if changed and self.constraint is None:
+            read = moves if self.has_limits() else ()
+            if unread := [name for name in changed if name not in read]:
+                raise ValueError(
+                    f"{unread[0]}={getattr(self, unread[0]):g} is for the price of a cost: give --constraint and "
+                    f"--limit too{'' if unread[0] in start else ', or --aspects with a limit'}"
+                )
         if self.early_stopping is not None and self.eval_freq == 0:
             raise ValueError(f"early_stopping={self.early_stopping} needs evaluations: give --eval-freq above 0")
         if self.eval_patience is not None and self.early_stopping is None:
             raise ValueError(
                 f"eval_patience={self.eval_patience} is for early stopping: give --early-stopping too, such as gold"
             )
+        for name in ("early_stopping", "alarm") if self.shard else ():
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(
+                    f"{name}={value} with shard: it asks the reference and saves agents on the first rank alone, which "
+                    "has a part of them; leave one of the two out"
+                )
         if self.alarm is not None and self.eval_freq == 0:
             raise ValueError(f"alarm={self.alarm} needs evaluations: give --eval-freq above 0")
         if self.alarm == "stop" and self.early_stopping is not None:
@@ -263,6 +196,10 @@ class TrainConfig(Settings):
                 f"alarm=stop with early_stopping={self.early_stopping}: each keeps an agent of its own; take alarm=warn"
             )
         return self
+
+    def has_limits(self) -> bool:
+        """Return whether aspects are the reward, one of which has a limit."""
+        return has_limits(self.env_kwargs)
 
     @property
     def env_id(self) -> str:
@@ -285,6 +222,10 @@ class TrainConfig(Settings):
         defaults = default_hyperparams(self.env_id, self.algo, self.settings)
         given = {name: getattr(self, name) for name in (*AGENT_FIELDS, "n_timesteps", "n_envs")}
         defaults |= self._scaled_batch(defaults)
+        if self.settings is None and self.env_kwargs.get("data") is not None:
+            defaults.pop("where", None)  # ours picks rows of the bundled data
+        if self.has_limits():  # the aspects say what is limited
+            defaults = {name: value for name, value in defaults.items() if name not in ("cost", "cost_limit", "costs")}
         chosen = defaults | self.hyperparams | {name: value for name, value in given.items() if value is not None}
         fields = {name: chosen.pop(name, None) for name in given}
         return self.model_validate(self.model_dump() | fields | {"hyperparams": chosen})
@@ -371,39 +312,6 @@ class TrainConfig(Settings):
         for name in REWARDS:
             if name not in given.model_fields_set:
                 read_reward(getattr(self, name), source, name)
-        read_engine(vars(self), source, {name: getattr(given, name) for name in given.model_fields_set})
-
-    @classmethod
-    def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:
-        """Return the configuration of a run's folder, with the flags `given` next to `--resume`.
-
-        An environment or a reward to import has to be among the flags: a file imports nothing, whoever wrote it.
-
-        Raises:
-            ValueError: it is no folder of this kind, or a flag that is not `free` disagrees with the run.
-        """
-        path = Path(folder) / CONFIG
-        if not path.is_file():
-            raise ValueError(f"--resume {folder}: no run's folder, it has no {CONFIG}")
-        kind, needs = cls.kind
-        try:
-            values = read_object(path)
-            if needs not in values:
-                raise ValueError(f"it has no {needs}")
-            saved = cls(**values)
-        except ValueError as error:
-            problem = describe_problem(error) if isinstance(error, ValidationError) else error
-            raise ValueError(f"{path} is not the configuration of a {kind}: {problem}") from error
-        changed = {}
-        for name in sorted(given.model_fields_set & cls.model_fields.keys() if given is not None else ()):
-            value, before = getattr(given, name), getattr(saved, name)
-            if name in cls.free or (name in cls.more and value is not None and before is not None and value > before):
-                changed[name] = value
-            elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
-                flag = f"--{name.replace('_', '-')}" if name not in cls.more else "-n"
-                more = f", or give more than {before} to extend it" if name in cls.more else ""
-                raise ValueError(
-                    f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out{more}"
-                )
-        saved.check_imports(str(path), cls() if given is None else given)
-        return saved.model_copy(update=changed)
+        named = {name: getattr(given, name) for name in given.model_fields_set}
+        read_engine(vars(self), source, named)
+        read_ray_address(vars(self), source, named)

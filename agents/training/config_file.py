@@ -12,9 +12,10 @@ from rlhf_envs.files import check_size
 from rlhf_envs.names import nearest
 
 from ..saving.provenance import MADE
-from ..saving.untrusted import read_engine, read_env_id, read_env_kwargs, read_reward
-from .config import REWARDS, parse_pairs
+from ..saving.untrusted import read_engine, read_env_id, read_env_kwargs, read_ray_address, read_reward
+from .config import REWARDS
 from .data_flags import DataFlags
+from .fields import parse_pairs
 from .hyperparams import parse_yaml
 
 __all__ = ["check_imports", "read_config_file"]
@@ -66,6 +67,7 @@ def check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, 
             read_reward(settings.get(name), source, name)
     pairs = {"hyperparams": parse_pairs(settings.get("hyperparams") or {})}
     read_engine({**settings, **pairs}, source, given)
+    read_ray_address(settings, source, given)
     arms = settings.get("overrides")  # of a comparison
     for label, values in arms.items() if isinstance(arms, Mapping) else ():
         if isinstance(values, Mapping):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, model_validator
 
 from rlhf_envs.datasets.templates import read_template
 
-from .config import Pairs, option, parse_pairs
+from .fields import Pairs, option, parse_pairs
 
 __all__ = ["ChatFlags", "ChatOptions", "DataFlags"]
 

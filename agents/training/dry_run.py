@@ -25,7 +25,7 @@ from .config import AGENT_FIELDS, TrainConfig
 from .human_feedback import human_rewards
 from .memory import estimate_memory, show_bytes
 from .progress import format_duration, planned_tokens
-from .run import build_agent, check_budget, resolve_config
+from .run import build_agent, check_budget, check_lag, resolve_config
 from .trackers import check_trackers
 
 __all__ = ["describe_run"]
@@ -40,6 +40,7 @@ def describe_run(config: TrainConfig) -> list[tuple[str, str]]:
         ValueError, TypeError, FileExistsError: the configuration is wrong, as for `prepare`.
     """
     check_trackers(config)
+    check_lag(config)
     config = resolve_config(config)
     folder = config.folder()
     agent = build_agent(config)

@@ -6,6 +6,7 @@ The reward itself is `rlhf_envs.rewards.human.HumanReward`. This module is what 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -47,8 +48,9 @@ class HumanFeedback(BaseCallback):
         refit: see `HumanReward.refit`. It goes to rewards in "async" mode that have no refit yet.
         heartbeat: seconds between two messages during a wait.
         checkpoint_after: seconds of waiting before the checkpoint.
-        criterion: the name of one of the project's own questions, to whose answers rewards go that name none
-            themselves, and the refits; see `HumanReward`. The training's start raises a ValueError if it is not asked.
+        criterion: the name of one of the project's own questions, or several with weights (`{"helpful": 1, "kind":
+            0.5}`), to whose answers rewards go that name none themselves, and the refits; see `HumanReward`. The
+            training's start raises a ValueError if it is not asked.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class HumanFeedback(BaseCallback):
         heartbeat: float = 10.0,
         checkpoint_after: float = 30.0,
         verbose: int = 0,
-        criterion: str | None = None,
+        criterion: str | Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(verbose)
         self.guard, self.refit, self.criterion = guard, refit, criterion

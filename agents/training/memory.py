@@ -1,8 +1,8 @@
 """Estimate the memory of a run from shapes alone: nothing is computed and no tensor is made.
 
 What autograd keeps for the backward pass is counted in a pass of the model over *fake* tensors, which have a shape and
-a type but no memory (as those of the meta device, but autocast knows them). So it is right for every architecture, for
-adapters, frozen blocks and gradient checkpointing.
+a type but no memory. (Tensors of the meta device have none either, but autocast does not know them.) So it is right for
+every architecture, for adapters, frozen blocks and gradient checkpointing.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import gymnasium as gym
@@ -57,12 +58,17 @@ def _held_out(folder: Path) -> tuple[dict[float, dict[str, Estimate]], str]:
     try:
         parts = {0.0: report["before"], float(report["n_timesteps"]): report["after"]}
         estimates = {
-            tokens: {name: Estimate(**values, n=part["episodes"]) for name, values in part["estimates"].items()}
+            tokens: {name: Estimate(**_known(values), n=part["episodes"]) for name, values in part["estimates"].items()}
             for tokens, part in parts.items()
         }
         return estimates, str(report["after"]["prompts"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{file} is no report of a run ({error!r}): the file is damaged") from error
+
+
+def _known(values: dict[str, float | None]) -> dict[str, float]:
+    """Return the numbers of an estimate: NaN for those that are not known, which JSON has as null."""
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def _judges(estimates: dict[float, dict[str, Estimate]], env_id: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from ..saving.provenance import versions
 from .config import TrainConfig
 from .human_feedback import human_rewards
 
-__all__ = ["RankStates", "check_alike", "check_ranks", "envs_per_rank"]
+__all__ = ["RankStates", "check_alike", "check_ranks", "checksum", "envs_per_rank"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def check_ranks(config: TrainConfig, agent: Any) -> None:
     if not getattr(type(agent), "data_parallel", False):
         raise ValueError(
             f"algo={config.algo}: it trains in one process; leave --nproc out, or take ppo, maskable_ppo, "
-            "ppo_lagrangian, nlpo, a2c, reinforce, awr, rloo, grpo or online_dpo"
+            "ppo_lagrangian, nlpo, a2c, reinforce, awr, rloo, grpo, online_dpo, sft, dpo or kto"
         )
     if (getattr(agent, "credit", None), getattr(agent, "baseline", None)) == ("turn", "mean"):
         raise ValueError("credit='turn' with baseline='mean': ranks may have unequal turns; take baseline='value'")
@@ -85,11 +85,13 @@ def _description(config: TrainConfig, agent: Any) -> dict[str, Any]:
         **{f"the version of {name}": value for name, value in versions().items()},
         "the environment": describe_env(agent.get_env()),
         "the checksum of the data": zlib.crc32(repr([row.get("prompt") for row in rows]).encode()),
-        "the checksum of the model": _checksum(same_everywhere(agent.policy)),
+        "the checksum of the rows to learn": getattr(agent, "data_checksum", None),
+        "the checksum of the model": checksum(same_everywhere(agent.policy)),
     }
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor]) -> int:
+def checksum(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Return the CRC-32 of tensors with their names and shapes."""
     found = 0
     for name, tensor in sorted(tensors.items()):
         found = zlib.crc32(f"{name} {tuple(tensor.shape)}".encode(), found)
@@ -171,5 +173,5 @@ class RankStates(BaseCallback):
         if self._in_rollout:  # it was given up: the state of the boundary before it counts
             return
         self._keep()
-        if len({*ranks.everywhere(_checksum(same_everywhere(self.model.policy)))}) > 1:
+        if len({*ranks.everywhere(checksum(same_everywhere(self.model.policy)))}) > 1:
             raise RuntimeError("the ranks' weights have drifted apart: do all machines have the same hardware?")

@@ -98,7 +98,7 @@ class RunningFit:
         self.place, self.log = place, place.with_name(f"{place.name}.log")
         place.parent.mkdir(parents=True, exist_ok=True)
         file = place.with_name(f".{place.name}.json")
-        replace_json(file, task)
+        replace_json(file, task, exact=True)
         paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(

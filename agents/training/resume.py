@@ -24,7 +24,7 @@ from ..saving.provenance import differences, read_records
 from .building import build_callbacks
 from .config import TrainConfig
 from .report import REPORT
-from .run import Prepared, evaluate_held_out, load_agent, prepare_in
+from .run import Prepared, check_collector, evaluate_held_out, load_agent, prepare_in
 from .trackers import check_trackers
 
 __all__ = ["is_finished", "prepare_resumed"]
@@ -61,10 +61,10 @@ def is_finished(folder: str | Path, config: TrainConfig) -> bool:
     )
 
 
-def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Prepared:
+def prepare_resumed(folder: str | Path, config: TrainConfig | None = None, collector: Any = None) -> Prepared:
     """Return the run of a folder as it was at its newest intact checkpoint, ready for `train`.
 
-    A run that ended before its first checkpoint starts over.
+    A run that ended before its first checkpoint starts over. `collector` is as in `prepare`.
 
     Raises:
         ValueError: there is nothing to go on from, or another process is at work on the run.
@@ -72,20 +72,21 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     folder = Path(folder)
     config = TrainConfig.of_folder(folder) if config is None else config
     check_trackers(config)
+    check_collector(config, collector)
     check_environment(config.env)
     lock = take(folder, "run")
     if is_restartable(folder):
         clear(folder)
         ranks.from_first(None)
-        return prepare_in(folder, config, lock)
+        return prepare_in(folder, config, lock, collector)
     try:
-        return _go_on(folder, config, lock)
+        return _go_on(folder, config, lock, collector)
     except BaseException:
         lock.release()
         raise
 
 
-def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
+def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock, collector: Any) -> Prepared:
     started = time.perf_counter()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -101,11 +102,20 @@ def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
     generators = get_generators()
     with isolated_generators():
         callbacks = build_callbacks(config, agent, folder)
+        if collector is not None:
+            collector.attach(config, agent, callbacks)
         with agent.policy.at_start():
             before = evaluate_held_out(config, agent)
     run = Prepared(config, folder, agent, callbacks, before, started, lock, generators)
     assert run.checkpoints is not None
     run.checkpoints.restore(bundle)
+    workers = run.checkpoints.restored.get("callbacks", {}).get("RayRollouts", {}).get("workers")
+    if workers and collector is None:
+        logger.warning(
+            "the run had %d workers and goes on without: the environments begin new episodes, and episodes that were "
+            "under way or waiting for their group are dropped",
+            len(workers),
+        )
     return run
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import BaseFileLock
 
@@ -22,7 +22,9 @@ from rlhf_envs.rewards import RewardError
 from ..core.random_state import set_generators
 from ..core.ranks import RankLost
 from ..core.schedules import falling_rate
+from ..core.sharding import shard
 from ..core.supervised import open_data
+from ..core.together import seed_of_episodes
 from ..core.vec_env import make_vec_env
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..registry import check_arguments, describe, get_algorithm, make
@@ -46,7 +48,7 @@ from .phases import show_phase
 from .progress import ProgressDisplay, planned_tokens
 from .rank_states import check_ranks, envs_per_rank
 from .report import TrainResult, write_report
-from .trackers import RunTracker, check_trackers, start_trackers
+from .trackers import RunTracker, check_trackers, finish_trackers, start_trackers
 
 __all__ = [
     "Prepared",
@@ -54,6 +56,8 @@ __all__ = [
     "RunStopped",
     "TrainConfig",
     "TrainResult",
+    "check_collector",
+    "check_lag",
     "prepare",
     "prepare_in",
     "save_model",
@@ -89,11 +93,6 @@ class Prepared:
     logs_held_out: bool = True
     trackers: list[RunTracker] = field(default_factory=list)
 
-    def finish_trackers(self) -> None:
-        """End the run in all trackers."""
-        while self.trackers:
-            self.trackers.pop().finish()
-
     @property
     def checkpoints(self) -> CheckpointCallback | None:
         """Return the callback that saves the run, or None if bundles do not hold its agent."""
@@ -116,16 +115,21 @@ class Prepared:
         return next((watcher for watcher in watchers if watcher.kept_timesteps is not None), None)
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig, collector: Any = None) -> Prepared:
     """Claim the run's folder, build everything the run needs and evaluate the untrained agent.
 
     If it fails, the folder is removed.
+
+    Args:
+        collector: collects the rollouts where the configuration has workers, see `agents.scale.learner.collecting`.
 
     Raises:
         ValueError, TypeError, FileExistsError: the configuration is wrong.
         OSError: the folder cannot be made.
     """
     check_trackers(config)
+    check_collector(config, collector)
+    check_lag(config)
     config = resolve_config(config)
     try:
         folder, lock = config.claim()
@@ -133,10 +137,24 @@ def prepare(config: TrainConfig) -> Prepared:
         raise
     except OSError as error:
         raise _explain_folder(config.folder(), error) from error
-    return prepare_in(folder, config, lock)
+    return prepare_in(folder, config, lock, collector)
 
 
-def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
+def check_collector(config: TrainConfig, collector: Any) -> None:
+    """Raise ValueError if workers are asked for and nothing has started them."""
+    if config.workers and collector is None:
+        raise ValueError(
+            f"workers={config.workers}: `rlhf train` starts them, and agents.scale.learner.train in Python; take 0 here"
+        )
+
+
+def check_lag(config: TrainConfig) -> None:
+    """Raise ValueError if rollouts of a new run lag and no workers collect them."""
+    if config.async_rollouts and not config.workers:  # a run that goes on without its workers may have it
+        raise ValueError(f"async_rollouts={config.async_rollouts}: rollouts of workers lag; give --workers too")
+
+
+def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock, collector: Any = None) -> Prepared:
     """Return a new run of a resolved configuration in a folder that is claimed. The folder goes if that fails."""
     started = time.perf_counter()
     try:
@@ -144,6 +162,8 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepare
             agent = build_agent(config)
             check_budget(config, agent)
             callbacks = build_callbacks(config, agent, folder)
+            if collector is not None:
+                collector.attach(config, agent, callbacks)
         with show_phase("evaluating before training", config.progress):
             before = evaluate_held_out(config, agent)
         return Prepared(config, folder, agent, callbacks, before, started, lock)
@@ -195,6 +215,7 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
     config, folder, agent = run.config, run.folder, run.agent
     assert config.n_timesteps is not None
     resumed_at = 0 if run.generators is None else int(agent.num_timesteps)
+    failure: BaseException | None = None
     try:
         _open_folder(run)
         if agent.num_timesteps < config.n_timesteps:
@@ -213,9 +234,12 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         if (folder / MODEL).is_dir():
             write_model_card(folder / MODEL, result)
         write_report(result)  # the last thing that a run does
+    except BaseException as error:
+        failure = error
+        raise
     finally:
         if run.logs_held_out:
-            run.finish_trackers()
+            finish_trackers(run.trackers, failure)
         run.lock.release()
     return result
 
@@ -316,8 +340,11 @@ def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
     return evaluate(agent, config.env_id, config.test_episodes, config.test_split, judges, env_kwargs=kwargs)
 
 
-def build_agent(config: TrainConfig) -> Any:
+def build_agent(config: TrainConfig, share: tuple[int, int] = (0, 1)) -> Any:
     """Return the agent of a resolved configuration. All names are checked before a model is loaded.
+
+    Args:
+        share: which part of the run's environments it has, from 0, and of how many parts. `n_envs` are this part's.
 
     Raises:
         ValueError: the ranks of a data-parallel run are not alike, see `check_ranks`.
@@ -333,13 +360,21 @@ def build_agent(config: TrainConfig) -> Any:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     env = build_environment(config)
+    env.share = share
     agent = make(config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **arguments)
     check_ranks(config, agent)
+    if config.shard:
+        shard(agent)
     return agent
 
 
-def load_agent(config: TrainConfig, bundle: Path) -> Any:
+def load_agent(config: TrainConfig, bundle: Path, reward_fn: Callable[..., Any] | None = None) -> Any:
     """Return the agent of a bundle of this run, with the run's environment and file of data.
+
+    Args:
+        config: the run.
+        bundle: the agent's folder.
+        reward_fn: the environment's reward, which goes on with what the bundle's has learned; by default the run's.
 
     Raises:
         ValueError, FileNotFoundError, BundleError: as `agents.load`, and as `agents.core.supervised.open_data`.
@@ -347,14 +382,21 @@ def load_agent(config: TrainConfig, bundle: Path) -> Any:
     given: dict[str, Any] = {"device": config.device, "verbose": config.verbose}
     if config.sft_data is not None:  # a bundle's own word for a file is not taken
         given["policy_kwargs"] = {"sft_data": config.sft_data}
-    agent = load(bundle, build_environment(config), algorithm=config.algo, **given)
     arguments = config.agent_kwargs()
+    if isinstance(arguments.get("data"), str) and hasattr(get_algorithm(config.algo), "set_data"):
+        given["data"] = arguments["data"]
+    env = build_environment(config)
+    if reward_fn is not None:
+        env.set_attr("reward_fn", reward_fn)
+    agent = load(bundle, env, algorithm=config.algo, **given)
     if arguments.get("engine") is not None:  # nor is its word for a server
         agent.set_engine(arguments["engine"], **(arguments.get("engine_kwargs") or {}))
     open_data(agent)
     check_ranks(config, agent)
+    if config.shard:
+        shard(agent)
     if agent._last_obs is None:  # another number of ranks has other environments, which begin with other prompts
-        agent.get_env().seed(int(np.random.SeedSequence([config.seed, agent.num_timesteps]).generate_state(1)[0]))
+        agent.get_env().seed(seed_of_episodes(config.seed, agent.num_timesteps))
     return agent
 
 

@@ -82,6 +82,7 @@ def fine_tune(
     learning_rate: float = 2e-4,
     packing: bool = True,
     save_freq: int = 200,
+    hold_out: bool = True,
     seed: int = 0,
     bf16: bool = False,
     lora: bool = False,
@@ -95,7 +96,7 @@ def fine_tune(
 ) -> dict[str, float]:
     """Fine-tune a causal language model on completions, and save it with its tokenizer as a Hugging Face folder.
 
-    Only the training split is learned, see `rlhf_envs.datasets.splits.take_split`.
+    Only the training split is learned, see `rlhf_envs.datasets.splits.take_split`, unless `hold_out` is False.
 
     Args:
         data: a file (.jsonl, .csv, .tsv, .json, .parquet, each also .gz), rows, or a `datasets.Dataset`. A row is
@@ -112,6 +113,7 @@ def fine_tune(
         batch_size: rows per optimiser step.
         packing: put several short examples into a row, if the model tells them apart.
         save_freq: steps between checkpoints and validations.
+        hold_out: leave the other splits out, and validate on theirs. If False, every row is learned.
         lora: learn LoRA adapters alone, see `rlhf_envs.models.adapters`; a folder of adapters is trained on. `output`
             is then a folder of adapters.
         merge: with `lora`, write a plain model with the adapters merged into its weights.
@@ -154,34 +156,17 @@ def fine_tune(
         examples, counted = encode_rows(form.tokenizer, part, *options)
         return _Part(examples, pictures), counted
 
-    parts, counts = _encode_splits(rows, source, max_length, encode)
+    parts, counts = _encode_splits(rows, source, max_length, encode, hold_out)
     torch.manual_seed(seed)
     network = load_network(model, lora)
     sets = _lay_out(parts, model, network, max_length, form.tokenizer.pad_token_id or 0, packing)
     steps = max(round(epochs * len(sets["train"]) / batch_size), 1)
-    logger.info("%d examples in %d rows, %d steps", len(parts["train"].examples), len(sets["train"]), steps)
+    n_examples = len(parts["train"].examples)
+    logger.info("%d examples in %d rows, %d steps", n_examples, len(sets["train"]), steps)
     _save_reader(form, model, output)
-    config = network.config.get_text_config()
-    use_cache, config.use_cache = config.use_cache, False  # with a cache, packing is not seen
-    trainer = make_trainer(
-        network,
-        sets["train"],
-        sets.get("validation"),
-        output,
-        steps=steps,
-        warmup_steps=steps // 10,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        save_freq=save_freq,
-        seed=seed,
-        bf16=bf16,
-    )
-    run_trainer(trainer, checkpoint)
-    metrics: dict[str, float] = {"steps": steps, "examples": len(parts["train"].examples), **counts}
-    if "validation" in sets:
-        loss = mean_loss(network, sets["validation"], batch_size)
-        metrics = {"loss": loss, "perplexity": math.exp(loss), **metrics}
-    config.use_cache = use_cache
+    options = {"learning_rate": learning_rate, "save_freq": save_freq, "seed": seed, "bf16": bf16}
+    metrics = _train(network, sets, output, checkpoint, steps=steps, batch_size=batch_size, **options)
+    metrics |= {"steps": steps, "examples": n_examples, **counts}
     save_network(network, output, model, merge)
     settings = {"model": model, "data": source, "max_length": max_length, "lora": lora, **form.options}
     replace_json(Path(output) / "sft.json", {**settings, **metrics, MADE: provenance()})
@@ -216,13 +201,14 @@ def _encode_splits(
     source: str,
     max_length: int,
     encode: Callable[[list[dict[str, Any]]], tuple[_Part, Counter[str]]],
+    hold_out: bool,
 ) -> tuple[dict[str, _Part], Counter[str]]:
     """Return the examples of training, and of validation if there are rows for it, and the counts of `encode_rows`."""
     parts: dict[str, _Part] = {}
     counts = Counter[str]()
-    for split in ("train", "validation"):
+    for split in ("train", "validation") if hold_out else ("train",):
         try:
-            part = take_split(rows, split, source)
+            part = take_split(rows, split, source) if hold_out else rows
         except MissingSplitError as error:
             if split == "train":
                 raise
@@ -253,6 +239,26 @@ def _lay_out(
         else PictureExamples(part.examples, part.pictures, pad, network)
         for split, part in parts.items()
     }
+
+
+def _train(
+    network: PreTrainedModel,
+    sets: Mapping[str, PackedExamples | PictureExamples],
+    output: str | Path,
+    checkpoint: str | None,
+    *,
+    steps: int,
+    batch_size: int,
+    **options: Any,
+) -> dict[str, float]:
+    """Learn the rows of the training split. Return the loss and perplexity of the validation split, if there is one."""
+    held_out, config = sets.get("validation"), network.config.get_text_config()
+    use_cache, config.use_cache = config.use_cache, False  # with a cache, packing is not seen
+    options = {"steps": steps, "warmup_steps": steps // 10, "batch_size": batch_size, **options}
+    run_trainer(make_trainer(network, sets["train"], held_out, output, **options), checkpoint)
+    loss = None if held_out is None else mean_loss(network, held_out, batch_size)
+    config.use_cache = use_cache
+    return {} if loss is None else {"loss": loss, "perplexity": math.exp(loss)}
 
 
 def _check_conversations(chat: ChatFormat, rows: Sequence[Row], source: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import typer.testing
 from gymnasium import spaces
 
 VOCAB, POSITIONS = 50, 64
@@ -98,6 +101,23 @@ SLOTTED = (
     *("phi3", "smollm3", "granite", "cohere", "cohere2", "llama4"),
 )
 PLAIN = ("mistral-sliding", "gemma3-sliding", "llama4-chunked", "gpt_neo-local", "bloom", "mamba")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands_are_built_once() -> Iterator[None]:
+    """Build the command line once. Typer's runner builds it for each call: 30 ms, more than most calls take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", cache(typer.testing._get_command))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_pictures() -> Iterator[None]:
+    """Draw no curves: they take most of the time of so short a run, and have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "agents.training.report" in sys.modules:
+            patch.setattr("agents.training.report.plot_curves", lambda *_, **__: None)
+        yield
 
 
 @pytest.fixture

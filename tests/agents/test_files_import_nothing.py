@@ -18,14 +18,16 @@ from typer.testing import CliRunner
 import agents
 from agents.cli import app
 from agents.experiments.loop.config import LoopConfig
+from agents.experiments.selftrain.config import SelfTrainConfig
 from agents.training.config import TrainConfig
 from agents.training.resume import prepare_resumed
 
 ID, EVIL = "rlhf/TokenBandit-v0", "evil_module:evil"
-RUN, BUNDLE, LOOP, COMPARISON, SETTINGS, MODEL, ROWS = (
+RUN, BUNDLE, LOOP, ROUNDS, COMPARISON, SETTINGS, MODEL, ROWS = (
     "run",
     "bundle",
     "loop",
+    "self-training",
     "comparison",
     "file.json",
     "model",
@@ -55,28 +57,44 @@ VERBS: dict[str, list[list[str]]] = {
     ],
     "evaluate": [[RUN, "-n", "2"], [BUNDLE, "-n", "2"], [MODEL, "-n", "2"]],
     "attack": [[RUN, "-n", "2"], [BUNDLE, "-n", "2"], [MODEL, "-n", "2"]],
+    "export": [[name, f"exported-{name}", "-n", "2"] for name in (RUN, BUNDLE, MODEL)],
+    "explain": [[name, "--text", "a"] for name in (RUN, BUNDLE, MODEL)],
     "generate": [[RUN, "a"], [BUNDLE, "a"], [MODEL, "a"]],
     "chat": [[RUN], [BUNDLE], [MODEL]],
+    "serve run": [
+        [name, "--no-keys", "--upstream", "http://127.0.0.1:9", "--store", "/no/such/folder/x.db"]
+        for name in (RUN, BUNDLE, MODEL)
+    ],
     "compare": [["-f", COMPARISON, "--algos", "ppo"], ["--config", SETTINGS]],
     "transfer": [[RUN, RUN], ["--config", SETTINGS]],
     "tune": [["--env", ID, "--settings", SETTINGS], ["--env", "rlhf/Prompts-v0", "--env-kwargs", f"reward:{MODEL}"]],
     "loop": [["--resume", LOOP]],
+    "self-train": [
+        ["--resume", ROUNDS],
+        *(
+            [name, "--rounds", "1", "--prompts", "2", "-n", "2", "--test-episodes", "2"]
+            for name in (RUN, BUNDLE, MODEL)
+        ),
+    ],
     "feedback add": [[RUN], [BUNDLE], ["tiny", "--env", ID, "--against", RUN], [MODEL]],
     "feedback simulate": [["--scorer", MODEL]],
+    "feedback explain": [[MODEL]],
     "feedback suggest": [[MODEL]],
     "feedback prioritise": [["--model", MODEL]],
     "feedback forecast": [["--model", MODEL]],
+    "feedback judge": [["--judge", SETTINGS]],
     "reward fit": [[ROWS, "fitted", "--model", MODEL]],
     "reward eval": [[MODEL, ROWS], [RUN, ROWS], [BUNDLE, ROWS]],
     "pretrain": [[ROWS, "out", "--model", MODEL]],
     "sft": [[ROWS, "out", "--model", MODEL]],
 }
 # These read rows of data or a feedback store, and nothing that describes an environment or a model.
-OTHER_VERBS = {"envs new", "algos", "rewards", "models", "serve-env"} | {  # serve-env makes what its flags name
+OTHER_VERBS = {"envs new", "algos", "rewards", "models", "serve-env", "mask"}  # serve-env makes what its flags name
+OTHER_VERBS |= {f"serve keys {verb}" for verb in ("add", "list", "revoke")} | {
     f"feedback {verb}"
     for verb in (
-        *("account", "archive", "audit", "backup", "drop", "export", "import", "invite", "label", "panel", "restore"),
-        *("serve", "settings", "status", "webhook-secret"),
+        *("account", "archive", "audit", "backup", "drop", "export", "forget", "import", "invite", "label", "panel"),
+        *("restore", "serve", "settings", "status", "webhook-secret", "winrate"),
     )
 }
 
@@ -86,9 +104,20 @@ FUNCTIONS: dict[str, list[Callable[[dict[str, Path]], Any]]] = {
     "Checkpoints": [lambda at: agents.Checkpoints(at[RUN] / "checkpoints").load()],
     "evaluate": [lambda at, name=name: agents.evaluate(at[name], ID, 2) for name in (RUN, BUNDLE, MODEL)],
     "evaluate_robustness": [lambda at, n=n: agents.evaluate_robustness(at[n], ID, 2) for n in (RUN, BUNDLE, MODEL)],
+    "export": [
+        lambda at, name=name: agents.export(at[name], at[ROWS].parent / f"exported-{name}")
+        for name in (RUN, BUNDLE, MODEL)
+    ],
+    "explain": [lambda at, name=name: agents.explain(at[name], "a", "b") for name in (RUN, BUNDLE, MODEL)],
+    "explain_reward": [lambda at: agents.explain_reward(str(at[MODEL]), "a", "b")],
     "generate": [lambda at, name=name: agents.generate(at[name], ID, 2) for name in (RUN, BUNDLE, MODEL)],
     "TrainConfig": [lambda at: TrainConfig.of_folder(at[RUN]), lambda at: prepare_resumed(at[RUN])],
     "LoopConfig": [lambda at: LoopConfig.of_folder(at[LOOP])],
+    "SelfTrainConfig": [lambda at: SelfTrainConfig.of_folder(at[ROUNDS])],
+    "self_train": [
+        lambda at, name=name: agents.self_train(SelfTrainConfig(model=str(at[name]), rounds=1, prompts=2, n=2))
+        for name in (RUN, BUNDLE, MODEL)
+    ],
     "compare": [lambda at: agents.compare(agents.CompareConfig(folder=str(at[COMPARISON])))],
     "transfer": [lambda at: agents.transfer(agents.TransferConfig(runs=[str(at[RUN])] * 2))],
     "Chat": [lambda at, name=name: agents.Chat(at[name]) for name in (RUN, BUNDLE, MODEL)],
@@ -146,7 +175,7 @@ def forge(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(env: str, kwargs: dict[str, Any]) -> dict[str, Path]:
-        at = {name: tmp_path / name for name in (RUN, BUNDLE, LOOP, COMPARISON, SETTINGS, MODEL)}
+        at = {name: tmp_path / name for name in (RUN, BUNDLE, LOOP, ROUNDS, COMPARISON, SETTINGS, MODEL)}
         shutil.copytree(saved / "bundle", at[BUNDLE])
         described = json.loads((at[BUNDLE] / "agent.json").read_text())
         described["env"] |= {"id": env, "kwargs": kwargs}
@@ -167,6 +196,7 @@ def forge(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         run = {**same, "algo": "ppo", "n_timesteps": 16, "n_envs": 2, "hyperparams": {"n_steps": 4, "batch_size": 8}}
         loop = {**run, "rounds": 1, "scorer": EVIL, "judge": [EVIL]}
         files = {at[RUN] / "config.json": run, at[LOOP] / "config.json": loop, at[SETTINGS]: {**same, "algos": ["ppo"]}}
+        files[at[ROUNDS] / "config.json"] = {**same, "model": str(at[MODEL]), "keep": "best", "judge": [EVIL]}
         files[at[COMPARISON] / "config.json"] = {**same, "algos": ["ppo"], "seeds": 1, "tokens": 16}
         for file, content in files.items():
             file.parent.mkdir(exist_ok=True)
@@ -199,7 +229,7 @@ def test_a_verb_imports_nothing_that_a_file_names(verb: str, forgery: str, forge
         result = CliRunner().invoke(app, [*verb.split(), *words], env={"COLUMNS": "400"})
         assert not (tmp_path / "ran").exists(), (arguments, result.output)
         assert "evil_module" not in sys.modules
-        writes = verb in ("generate", "chat")  # they need nothing of the environment
+        writes = verb in ("generate", "chat", "export", "explain")  # they take no more than the id without the module
         assert result.exit_code == 2 or (writes and result.exit_code == 0), (arguments, result.output)
 
 

@@ -19,7 +19,7 @@ from agents.evaluation.evaluate import find_judges
 from agents.experiments.compare.config import CompareConfig
 from agents.experiments.compare.plan import plan
 from agents.experiments.tune.config import TuneConfig
-from agents.experiments.tune.search import _measure, find_space
+from agents.experiments.tune.search import find_space, measure
 from agents.saving.untrusted import read_env_kwargs
 from agents.training.early_stopping import EarlyStopping
 from rlhf_envs.task_weights import WINDOW
@@ -155,7 +155,7 @@ def test_a_search_goes_by_a_task() -> None:
     find_space(config)
     agent = stock()
     found = agents.evaluate(agent, "rlhf/Mixture-v0", 8, "train", env_kwargs={"tasks": TASKS})
-    assert _measure(config, agent, "train")[0] == pytest.approx(found.estimates()["brief/reward"].mean)
+    assert measure(config, agent, "train")[0] == pytest.approx(found.estimates()["brief/reward"].mean)
 
 
 def test_a_saved_agent_completes_prompts_without_the_tasks_rewards(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 from PIL import Image
 
 import agents
+from agents.algorithms.kto import mismatched
 from agents.core.segment_buffer import SegmentBuffer
 from agents.training import sft
 from agents.training.sft import fine_tune
 from rlhf_envs.models import load_tokenizer
+from rlhf_envs.models.vision import load_processor
+from tests.agents.algorithms.test_policy_gradient import move
 
 COLORS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250), "black": (0, 0, 0)}
 
@@ -39,6 +43,36 @@ def right(completions: list[str], label: list[str], **columns: Any) -> list[floa
 def variety(completions: list[str], **columns: Any) -> list[float]:
     """Score how many different letters a completion has: a reward that differs from one to the next."""
     return [len({*text}) / 10 for text in completions]
+
+
+def judged(n: int = 8, kind: str = "pairs") -> list[dict[str, Any]]:
+    """Pairs or labels about pictures: the right color is the better one."""
+    found = []
+    for i, row in enumerate(rows(n)):
+        wrong = [*COLORS][(i + 1) % 4]
+        shown = {"prompt": row["prompt"], "image": row["image"]}
+        if kind == "pairs":
+            found.append({**shown, "chosen": f" {row['label']}", "rejected": f" {wrong}"})
+        else:
+            found.append({**shown, "completion": f" {(row['label'], wrong)[i % 2]}", "label": i % 2 == 0})
+    return found
+
+
+def offline(name: str, data: Any, **kwargs: Any) -> Any:
+    options = {"n_steps": 12, "batch_size": None, "learning_rate": 1e-3, "device": "cpu", "seed": 0}
+    return agents.make(name, make_env(max_new_tokens=6), data=data, **{**options, **kwargs})
+
+
+def drawn(agent: Any) -> Any:
+    """The minibatch of a rollout of an agent whose weights have moved."""
+    callback = agent._setup_learn(10_000, None)[1]
+    callback.on_training_start({}, {})
+    agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
+    buffer = agent.rollout_buffer
+    buffer.advantages, buffer.returns = (a.astype(np.float32) for a in agent._advantages(buffer))
+    move(agent.policy)
+    (samples,) = buffer.get(None)
+    return samples
 
 
 def make_env(n_envs: int = 4, **kwargs: Any) -> Any:
@@ -190,3 +224,127 @@ def test_fine_tuning_that_was_stopped_before_its_first_checkpoint_starts_over(
             fine_tune(data, tmp_path / "start", **options)
     assert (tmp_path / "start" / "processor_config.json").is_file()
     assert fine_tune(data, tmp_path / "start", resume=True, **options)["steps"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_dpos_loss_with_pictures_is_trls(tmp_path: Path) -> None:
+    """TRL's collator reads the texts and the pictures by the model's processor."""
+    trl, collators = pytest.importorskip("trl"), pytest.importorskip("trl.trainer.dpo_trainer")
+    datasets = pytest.importorskip("datasets")
+    agent = offline("dpo", data := judged(), beta=0.3)
+    start = copy.deepcopy(agent.policy.language_model.model)
+    samples = drawn(agent)
+    processor = load_processor("tiny-vision")
+    options: dict[str, Any] = {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "report_to": "none"}
+    texts = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in data]
+    theirs = trl.DPOTrainer(
+        model=agent.policy.language_model.model,
+        ref_model=start,
+        args=trl.DPOConfig(str(tmp_path), beta=0.3, **options),
+        train_dataset=datasets.Dataset.from_list(texts),
+        processing_class=processor.tokenizer,
+    )
+    theirs.model.eval(), start.eval()
+    order = [next(i for i, row in enumerate(agent._logged) if row is one) for one in agent._drawn]
+    eos = processor.tokenizer.eos_token
+    examples = [
+        {
+            "prompt": f"{processor.image_token}{data[i]['prompt']}",
+            "chosen": data[i]["chosen"] + eos,
+            "rejected": data[i]["rejected"] + eos,
+            "image": data[i]["image"],
+        }
+        for i in order
+    ]
+    batch = collators.DataCollatorForVisionPreference(processor)(examples)
+    assert int(batch["completion_mask"].sum()) == len(samples.actions)
+    loss, _ = agent._loss(samples)
+    expected = theirs._compute_loss(theirs.model, dict(batch), False)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    parameters = [p for p in agent.policy.language_model.model.parameters() if p.requires_grad]
+    mine, other = (torch.autograd.grad(one, parameters, allow_unused=True) for one in (loss, expected))
+    assert [g is None for g in mine] == [g is None for g in other], "some of the encoder is not used"
+    for one, another in zip(mine, other, strict=True):
+        if one is not None:
+            torch.testing.assert_close(one, another, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("dpo", "pairs"), ("kto", "labels")])
+def test_judged_pictures_are_learned_alike_twice_and_seen(name: str, kind: str) -> None:
+    data = judged(kind=kind)
+    blind = [{**row, "image": Image.new("RGB", (64, 64), "white")} for row in data]
+    losses = [offline(name, given).learn(96).logger.name_to_value["train/loss"] for given in (data, data, blind)]
+    assert losses[0] == losses[1]
+    assert abs(losses[0] - losses[2]) > 1e-6
+
+
+def test_a_completion_of_another_row_is_read_with_the_prompts_own_picture() -> None:
+    agent = offline("kto", judged(kind="labels"))
+    samples = drawn(agent)
+    obs, actions = mismatched(samples)
+    assert torch.equal(obs["pixel_values"], samples.observations["pixel_values"])
+    assert len({tuple(pixels.flatten().tolist()) for pixels in obs["pixel_values"]}) > 1
+    own = [samples.actions[samples.observations["rows"] == row].tolist() for row in range(len(obs["input_ids"]))]
+    assert [actions[obs["rows"] == row].tolist() for row in range(len(own))] == [own[-1], *own[:-1]]
+
+
+def test_pairs_about_pictures_are_read_in_trls_forms_and_from_the_environments_data() -> None:
+    data = judged(4)
+    place = [{"type": "image"}, {"type": "text", "text": "which color?"}]
+    lists = [{**row, "images": [row["image"]], "image": None} for row in data]
+    talks = [
+        {
+            "images": [row["image"]],
+            "prompt": [{"role": "user", "content": place}],
+            "chosen": [{"role": "assistant", "content": row["chosen"]}],
+            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": row["rejected"]}]}],
+        }
+        for row in data
+    ]
+    own = make_env(data=[row | {"split": "train"} for row in data])
+    agent = agents.make("dpo", own, n_steps=12, seed=0)
+    contexts = [tokens_of(one._logged) for one in (offline("dpo", data), offline("dpo", lists), agent)]
+    assert contexts[0] == contexts[1] == contexts[2]
+    chat = agents.make("dpo", make_env(chat_template="roles", max_prompt_tokens=80), data=talks, n_steps=12, seed=0)
+    token = chat.env.get_attr("episodes", 0)[0].pictures.token_id
+    ids = chat._logged[0].episodes[0].context["input_ids"].tolist()
+    text = load_tokenizer("tiny-vision").decode([i for i in ids if i != token])
+    assert token in ids and "which color?" in text
+
+
+def tokens_of(logged: Any) -> list[list[int]]:
+    return [episode.context["input_ids"].tolist() for row in logged for episode in row.episodes]
+
+
+def test_references_of_sft_are_learned_with_their_pictures() -> None:
+    losses = []
+    for shade in (0, 255):
+        data = [{**row, "image": Image.new("RGB", (64, 64), (shade,) * 3)} for row in rows()]
+        agent = agents.make("sft", make_env(data=data), n_steps=12, seed=0, source="references")
+        losses.append(agent.learn(48).logger.name_to_value["train/loss"])
+    assert abs(losses[0] - losses[1]) > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": None}, "row 1 has no 'image'"),
+        ({"image": "no.png"}, "row 1: the image 'no.png' is no file"),
+        ({"images": ["a.png", "b.png"]}, "data, row 1: it has 3 pictures: the model is shown one with a prompt"),
+        (
+            {"chosen": [{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "a"}]}]},
+            "data, row 1: 'chosen' has a picture in another place",
+        ),
+    ],
+)
+def test_pairs_whose_pictures_cannot_be_shown_are_named(change: dict[str, Any], message: str) -> None:
+    data = judged(3)
+    data[1] |= change
+    with pytest.raises(ValueError, match=message):
+        offline("dpo", data)
+
+
+def test_a_model_of_text_says_that_it_does_not_see_the_pictures(caplog: pytest.LogCaptureFixture) -> None:
+    env = agents.make_vec_env("rlhf/Prompts-v0", 2, data=[{"prompt": "a", "split": "train"}], reward_fn=variety)
+    agents.make("dpo", env, data=judged(3))
+    assert "3 of 3 rows: pictures that are not read, because the environment shows none" in caplog.text

@@ -116,9 +116,20 @@ def test_entry_points_are_found(monkeypatch):
     from importlib.metadata import EntryPoint
 
     point = EntryPoint("theirs", "stable_baselines3:A2C", registry.ENTRY_POINTS)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    monkeypatch.setattr(registry, "_installed", lambda: (point,))
     assert agents.get_algorithm("theirs") is stable_baselines3.A2C
     assert {"theirs", "ppo", "a2c"} <= set(agents.available())
+
+
+def test_what_is_installed_meanwhile_is_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "theirs" not in agents.available()
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{registry.ENTRY_POINTS}]\ntheirs = stable_baselines3:A2C\n")
+    assert agents.available()["theirs"] == "stable_baselines3:A2C"
+    assert agents.get_algorithm("theirs") is stable_baselines3.A2C
 
 
 def test_an_environments_own_attributes_are_its_own():

@@ -16,7 +16,7 @@ from agents.core.text_metrics import TextMetrics
 from agents.experiments.compare.config import CompareConfig
 from agents.experiments.compare.plan import plan
 from agents.experiments.tune.config import TuneConfig
-from agents.experiments.tune.search import _measure, find_space
+from agents.experiments.tune.search import find_space, measure
 from agents.training.config import TrainConfig
 from agents.training.early_stopping import EarlyStopping
 from agents.training.report import TrainResult, samples_markdown
@@ -105,7 +105,7 @@ def test_a_search_maximises_one() -> None:
     find_space(config)
     agent = make_agent()
     expected = np.mean(letters(agents.evaluate(agent, ID, 8, "validation").completions))
-    assert _measure(config, agent, "validation")[0] == pytest.approx(expected)
+    assert measure(config, agent, "validation")[0] == pytest.approx(expected)
     with pytest.raises(ValueError, match="unknown reward 'syllables'"):
         find_space(config.model_copy(update={"metric": "syllables"}))
 

@@ -25,10 +25,12 @@ from agents.cli import app
 from agents.cli.options import user_errors
 from agents.cli.pretrain import PretrainConfig
 from agents.cli.tables import LABELS, make_table
-from agents.training.config import TrainConfig, parse_pairs
+from agents.training.config import TrainConfig
 from agents.training.errors import RunInterrupted, RunStopped
+from agents.training.fields import parse_pairs
 from agents.training.hyperparams import default_hyperparams
 from agents.training.pretrain import pretrain
+from agents.training.report import plot_curves
 from agents.training.run import train
 from rlhf_envs.tasks.results import gain_of, read_results
 
@@ -44,7 +46,9 @@ def rlhf(*arguments: str) -> Any:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     logs = tmp_path_factory.mktemp("cli") / "logs"
-    result = rlhf("train", *SMALL, "-f", str(logs), "--learning-rate", "0.01")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.training.report.plot_curves", plot_curves)  # with pictures
+        result = rlhf("train", *SMALL, "-f", str(logs), "--learning-rate", "0.01")
     assert result.exit_code == 0, result.output
     return logs, result
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from typer.testing import CliRunner
 from agents.cli import app
 from rlhf_envs.registration import ENVIRONMENTS
 from rlhf_envs.tasks.results import gain_of, read_results
+from tests.forked import run_python
 
 
 def rlhf(*arguments: str) -> str:
@@ -50,15 +49,14 @@ def test_a_new_task_passes_its_test_and_trains(tmp_path: Path) -> None:
     said = rlhf("envs", "new", "WordPlay", "--folder", str(tmp_path))
     assert "my/WordPlay-v0" in said
     assert len((tmp_path / "word_play_task.py").read_text().splitlines()) < 50
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_word_play_task.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    tests = ["-q", "-p", "no:cacheprovider", "test_word_play_task.py"]
+    done = run_python(f"import sys, pytest\nsys.exit(pytest.main({tests}))", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 passed" in done.stdout
     flags = ["-n", "32", "--n-envs", "4", "--eval-freq", "0", "--test-episodes", "2", "--no-progress"]
     flags += ["-params", "n_steps:8", "-params", "batch_size:32"]
     env = "./word_play_task.py:my/WordPlay-v0"
-    command = [sys.executable, "-m", "agents.cli", "train", "--env", env, *flags]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_python(f"from agents.cli import app\napp({['train', '--env', env, *flags]})", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "exact" in done.stdout
 

@@ -69,7 +69,7 @@ def test_questions_from_a_file_are_answered_by_simulated_annotators_and_exported
     assert all(row["chosen"] == " was wonderful" for row in exported if row["probability"] > 0.5)
     ties = [row["chosen"] for row in exported if row["probability"] == 0.5]
     assert len(exported) == 6 + len(ties) // 2 and ties == [" was awful", " was wonderful"] * (len(ties) // 2)
-    assert f"TRL reads no probability: {len(ties) // 2} ties" in output
+    assert (f"TRL reads no probability: {len(ties) // 2} ties" in output) == bool(ties)  # who answers what is drawn
 
 
 def test_a_forecast_trains_the_blocks_that_are_asked_for() -> None:
@@ -507,6 +507,31 @@ def test_errors_of_the_store_are_one_line_too() -> None:
     assert result.exit_code == 2 and "an annotator's name must have" in result.stderr
 
 
+@pytest.mark.parametrize("flags", [(), ("--pseudonymise",)])
+def test_a_person_is_forgotten_once_and_again_is_said(flags: tuple[str, ...]) -> None:
+    done("add", write("rows.jsonl", {"prompt": "p", "completions": ["a", "b"]}))
+    with FeedbackStore("feedback.db") as store:
+        assert work(store, "ada", lambda task: Response({"choice": 0, "strength": 1})) == 1
+        assert feedback("forget", "ada", *flags).exit_code != 0  # nobody there to ask
+        output = done("forget", "ada", *flags, "--yes")
+        assert f"1 answers and skips {'pseudonymised' if flags else 'deleted'}" in output
+        assert "kept, and why" in output and "rows of the audit" in output and "out of reach: backups" in output
+        assert "ada" not in {person.name for person in store.annotators()}
+        assert len(store.judgements()) == len(flags)
+    assert "there is no annotator 'ada': nothing was changed" in done("forget", "ada", *flags, "--yes")
+
+
+def test_private_data_is_masked_as_a_file_is_added() -> None:
+    pytest.importorskip("phonenumbers")
+    Path("study.toml").write_text("mask_private = true\n")
+    done("settings", "study.toml")
+    done("add", write("rows.jsonl", {"prompt": "mail ann@x.org", "completions": ["a", "b"]}))
+    with FeedbackStore("feedback.db") as store:
+        assert store.items()[0].prompt == "mail [EMAIL]"
+        assert store.audit()[0].after["masked"] == {"email": 1}
+    assert "what came in before it was switched on stays" in done("settings", "study.toml")
+
+
 def test_the_verbs_that_need_no_model_import_no_torch() -> None:
     write("rows.jsonl", PAIR)
     verbs = [
@@ -650,7 +675,7 @@ def test_own_questions_are_exported_counted_and_fitted_by_criterion() -> None:
     result = feedback("export", "x.jsonl", "--version", "1")
     assert result.exit_code == 2 and "--version is for the project's own questions" in result.output
     result = feedback("simulate", "--by", "truth:gold")
-    assert "write NAME:REWARD; the project's questions are helpful, truer" in result.output
+    assert "--by 'truth:gold': there is no question or harm 'truth'; did you mean 'truer'" in result.output
 
 
 def test_reward_models_are_fitted_to_a_criterion_of_a_store_and_of_its_items() -> None:

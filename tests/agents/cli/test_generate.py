@@ -18,6 +18,7 @@ from agents import generate
 from agents.cli import app
 from agents.cli.generate import EMPTY, _Streamed
 from agents.evaluation.chat import Chat
+from rlhf_envs.privacy import Masker
 
 SHORT = ("--max-new-tokens", "6")
 
@@ -58,6 +59,23 @@ def test_prompts_come_from_a_file_or_standard_input(name: str | None, text: str,
         (tmp_path / name).write_text(text)
         result = rlhf("generate", "tiny", "--file", str(tmp_path / name), "--json", *SHORT)
     assert [json.loads(line)["prompt"] for line in result.stdout.splitlines()] == ["the film", "a story"]
+
+
+def test_private_data_is_masked_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("phonenumbers")
+    result = rlhf("generate", "tiny", "mail ann@x.org now", "--json", "--mask-private", *SHORT)
+    assert json.loads(result.stdout)["prompt"] == "mail [EMAIL] now"
+    monkeypatch.setattr(Chat, "say", lambda *_: "ask ann@x.org")
+    assert rlhf("chat", "tiny", "--mask-private", stdin="who?\n").stdout.splitlines()[1] == "ask [EMAIL]"
+
+
+def test_a_streamed_answer_is_masked_at_the_border_of_pieces() -> None:
+    pytest.importorskip("phonenumbers")
+    console = Console(file=io.StringIO())
+    with _Streamed(console, Masker(kinds=["email"]).stream()) as shown:
+        for piece in ("ask ann", "@x.o", "rg now, ", "or bob@", "y.org"):
+            shown(piece)
+    assert console.file.getvalue() == "ask [EMAIL] now, or [EMAIL]\n"  # type: ignore[attr-defined]
 
 
 def test_control_codes_of_a_model_are_shown_and_not_obeyed() -> None:

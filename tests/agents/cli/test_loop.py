@@ -30,7 +30,7 @@ def rlhf(*arguments: str) -> Any:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _no_pictures() -> Iterator[None]:
+def _no_pictures_of_rounds() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.experiments.loop.report.plot_rounds", lambda *_: None)
         yield
@@ -132,12 +132,12 @@ def test_a_run_that_is_interrupted_or_fails_says_how_it_goes_on(
     def fail(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(feedback, "_ask_simulated", interrupt)
+    monkeypatch.setattr(feedback, "ask_simulated", interrupt)
     result = rlhf(*FLAGS, "-f", str(tmp_path))
     folder = tmp_path / "loop" / "TokenBandit-v0_1"
     assert result.exit_code == 130
     assert f"go on with: rlhf loop --resume {folder}" in result.output
-    monkeypatch.setattr(feedback, "_ask_simulated", fail)
+    monkeypatch.setattr(feedback, "ask_simulated", fail)
     result = rlhf("--resume", str(folder))
     assert result.exit_code == 1
     assert "no space left on device" in result.output

@@ -47,6 +47,8 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     f"{BANDIT} --alarm stop --early-stopping reward": ("--early-stopping reward", "--alarm warn"),
     f"{BANDIT} --constraint repetition": ("--constraint repetition", "--limit too"),
     f"{BANDIT} --limit 0.1": ("--limit 0.1", "--constraint too"),
+    f"{BANDIT} --multiplier-start 2": ("--multiplier-start 2", "give --constraint and --limit too"),
+    f"{BANDIT} --constraint repetition --limit 0 --multiplier-step 0": ("--multiplier-step", "greater than 0"),
     f"{BANDIT} --constraint repetitoin --limit 0.1": ("--constraint repetitoin", "'repetition'"),
     f"{BANDIT} --constraint repetition --limit little": ("little", "number"),
     f"{BANDIT} --constraint repetition --limit nan": ("nan", "finite number"),

@@ -24,6 +24,8 @@ from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.ensemble import RewardEnsemble
 from rlhf_envs.rewards.reward_model import RewardModel
 
+WORDS = ("the", "film", "plot", "and", "it")
+
 
 def rlhf(*arguments: object) -> Any:
     return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
@@ -42,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = random.Random(0)
     pairs, ratings = [], []
     for i in range(80):
-        words = generator.choices(["the", "film", "plot", "and", "it"], k=4)
+        words = generator.choices(WORDS, k=4)
         texts = {name: " ".join([*words, name]) for name in ("good", "bad")}
         probability = 0.9 if i % 2 else 1.0
         pairs.append(
@@ -128,6 +130,46 @@ def test_the_folder_trains_an_agents_environment(folder: Path, tmp_path: Path) -
     assert done.exit_code == 0, done.output
     report = next((tmp_path / "logs").rglob("report.json"))
     assert json.loads(report.read_text())["after"]["estimates"]["reward"]["mean"] is not None
+
+
+def test_a_cost_is_fitted_to_the_flags_of_a_store_and_constrains_a_run(folder: Path, tmp_path: Path) -> None:
+    """From people's flags to `rlhf train --constraint`, and through a file of `rlhf feedback export` alike."""
+    pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
+    from rlhf_envs.feedback import FeedbackStore, NewItem
+    from rlhf_envs.feedback.annotating import Response, work
+
+    def flag(assignment: Any) -> Response:
+        return Response({"harms": ["hate"] if assignment.item.completions[0].endswith("bad") else []})
+
+    generator = random.Random(1)
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        new = [
+            NewItem("flags", f"it {i} was ", (" ".join([*generator.choices(WORDS, k=4), word]),))
+            for i in range(60)
+            for word in ("good", "bad")
+        ]
+        store.add_items(new)
+        assert work(store, "ann", flag) == 120
+    exported = rlhf(
+        "feedback", "export", tmp_path / "flags.jsonl", "--store", tmp_path / "feedback.db", "--format", "flags"
+    )
+    assert exported.exit_code == 0, exported.output
+    row = json.loads((tmp_path / "flags.jsonl").read_text().splitlines()[0])
+    assert row.keys() == {"prompt", "completion", "flag", "harms", "annotator"}
+    options = ("--model", folder / "backbone", "--epochs", "5", "--learning-rate", "1e-2")
+    for source in ("feedback.db", "flags.jsonl"):
+        result = rlhf("reward", "fit", "--cost", tmp_path / source, tmp_path / "cost", "--harm", "hate", *options)
+        assert result.exit_code == 0, result.output
+        assert "held-out AUC                 1.0000" in result.output
+        assert f"rlhf train --constraint {tmp_path / 'cost'} --limit 0.1 --multiplier-step 2" in result.output
+    wrong = rlhf("reward", "fit", "--cost", tmp_path / "flags.jsonl", tmp_path / "cost", "--harm", "violence")
+    assert wrong.exit_code == 2
+    assert "--harm violence: no row of" in wrong.stderr
+    (tmp_path / "flags.csv").write_text("prompt,completion,flag,harms\na,b,true,['hate']\n")
+    wrong = rlhf("reward", "fit", "--cost", tmp_path / "flags.csv", tmp_path / "cost", "--harm", "hate")
+    assert wrong.exit_code == 2 and "texts in 'harms' where lists belong" in wrong.stderr
+    measured = rlhf("reward", "eval", tmp_path / "cost", tmp_path / "cost/held_out.jsonl")
+    assert "AUC" in measured.output, measured.output
 
 
 @pytest.mark.parametrize("independent", [False, True])

@@ -422,7 +422,9 @@ def test_a_damaged_file_is_named(name: str, damage: str, copy: Path) -> None:
     if damage == "gone":
         (copy / name).unlink()
     else:
-        data[len(data) // 2] ^= 1
+        # The manifest's middle may be a letter of a version, which nothing can check.
+        at = data.rindex(b'"sha256"') + 20 if name == "manifest.json" else len(data) // 2
+        data[at] ^= 1
         (copy / name).write_bytes(data if damage == "flipped" else data[: len(data) // 2])
     with pytest.raises(BundleError, match=name.rpartition("/")[2] if name != "manifest.json" else None):
         agents.load(copy)

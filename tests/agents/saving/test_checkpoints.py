@@ -122,7 +122,7 @@ def test_a_kill_at_any_moment_leaves_a_checkpoint(kills: int, numbered: bool, ag
                     checkpoints.save(agent) if numbered else agents.save(agent, target)
             finally:
                 os._exit(1)
-        time.sleep(rng.uniform(0, 2.5 * seconds))
+        time.sleep(rng.uniform(0, 2.5 * seconds) * max(1, done / kills))  # longer, where none was long enough
         os.kill(child, signal.SIGKILL)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL, "the child failed before it was killed"
         torn += any(path.name.startswith(".") for path in target.parent.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def test_no_file_sends_an_agents_texts_to_a_server(follow_paths: bool) -> None:
         {"reward": "human"},  # whose store is feedback.db
         {"reward": "Human", "reward_kwargs": {"overlap": 2}},
         {"reward": "clipped", "reward_kwargs": {"reward": "human"}},
+        {"reward": "aspects", "reward_kwargs": {"aspects": {"human": {"weight": 1}}}},
     ],
 )
 def test_a_bundle_chooses_no_file_and_no_address(kwargs: dict[str, Any]) -> None:
@@ -146,6 +148,18 @@ def test_a_run_goes_on_with_its_own_module_once_it_is_given_again(tmp_path: Path
     with pytest.raises(ValueError, match="--reward m:r"):
         TrainConfig.of_folder(tmp_path, TrainConfig(env=run.env))
     assert TrainConfig.of_folder(tmp_path, TrainConfig(env=run.env, env_kwargs={"reward": "m:r"})) == run
+
+
+def test_a_file_does_not_say_which_ray_cluster_gets_work(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"algo": "ppo", "workers": 2, "ray_address": "theirs:6379"}), encoding="utf-8")
+    with pytest.raises(ValueError, match="the Ray cluster 'theirs:6379' gets no work just because"):
+        TrainConfig.of_folder(tmp_path)
+    with pytest.raises(ValueError, match="give it again, --ray-address theirs:6379"):
+        read_config_file(file, TrainConfig.model_fields, {})
+    assert TrainConfig.of_folder(tmp_path, TrainConfig(ray_address="mine:6379")).ray_address == "mine:6379"
+    file.write_text(json.dumps({"algo": "ppo", "workers": 2, "ray_address": "auto"}), encoding="utf-8")
+    assert TrainConfig.of_folder(tmp_path).ray_address == "auto"
 
 
 @pytest.mark.parametrize("name", ["engine", "hyperparams"])

@@ -26,7 +26,6 @@ def multiplier(agent: Any) -> float:
     return state["multiplier"]
 
 
-@pytest.mark.usefixtures("_no_pictures")
 def test_the_multiplier_rises_by_the_violation_of_each_rollout_and_the_cost_is_in_the_report(tmp_path: Path) -> None:
     result = train(config(tmp_path, eval_freq=0, **CONSTRAINT))
     with (result.folder / "progress.csv").open(newline="") as file:
@@ -40,7 +39,13 @@ def test_the_multiplier_rises_by_the_violation_of_each_rollout_and_the_cost_is_i
         assert set(evaluation.components) == {"token-bandit"}, "evaluations have the reward without the price"
 
 
-@pytest.mark.usefixtures("_no_pictures")
+def test_the_first_multiplier_and_its_step_are_flags(tmp_path: Path) -> None:
+    result = train(config(tmp_path, eval_freq=0, multiplier_start=2.0, multiplier_step=0.5, **CONSTRAINT))
+    with (result.folder / "progress.csv").open(newline="") as file:
+        costs = [float(row["rlhf/cost"]) for row in csv.DictReader(file) if row["rlhf/cost"]]
+    assert multiplier(result.agent) == pytest.approx(2 + sum(0.5 * (cost + 1.0) for cost in costs), rel=1e-3)
+
+
 def test_a_killed_run_goes_on_exactly_with_its_multiplier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = dict(algo="rloo", hyperparams={}, save_freq=96, **CONSTRAINT)
     whole = train(config(tmp_path / "whole", **settings))

@@ -70,6 +70,11 @@ def test_the_evaluations_of_early_stopping_are_counted(
     assert f"at most {len(done)} of 6 prompts for early stopping" in plan["evaluations"]
 
 
+def test_rollouts_that_lag_need_workers_here_too(tmp_path: Path) -> None:
+    done = rlhf("train", *FLAGS, "-f", str(tmp_path), "--async", "1", "--dry-run")
+    assert done.exit_code == 2 and "--async 1: rollouts of workers lag; give --workers too" in done.output
+
+
 def test_a_mistake_is_found_as_in_a_run(tmp_path: Path) -> None:
     result = rlhf("train", *FLAGS, "-n", "2", "--dry-run", "-f", str(tmp_path / "logs"))
     assert result.exit_code == 2

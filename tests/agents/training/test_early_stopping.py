@@ -162,7 +162,7 @@ def best_after_96(monkeypatch):
     monkeypatch.setattr(EarlyStopping, "_evaluate", scripted)
 
 
-@pytest.mark.usefixtures("_no_pictures", "best_after_96")
+@pytest.mark.usefixtures("best_after_96")
 def test_a_run_keeps_its_best_agent_and_says_so(tmp_path):
     result = train(config(tmp_path, eval_freq=96, early_stopping="reward", eval_patience=2, n_timesteps=960))
     folder = tmp_path / "ppo" / "run"
@@ -180,7 +180,7 @@ def test_a_run_keeps_its_best_agent_and_says_so(tmp_path):
         assert "unless it stopped early" in output
 
 
-@pytest.mark.usefixtures("_no_pictures", "best_after_96")
+@pytest.mark.usefixtures("best_after_96")
 def test_a_killed_run_goes_on_with_its_patience(tmp_path, monkeypatch):
     train_until_killed(monkeypatch, config(tmp_path, eval_freq=96, early_stopping="reward", save_freq=96), 288)
     result = finish(tmp_path / "ppo" / "run")

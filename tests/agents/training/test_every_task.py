@@ -13,7 +13,7 @@ from tests.agents.training.runs import config, finish, train_until_killed
 from tests.rlhf_envs.extras import with_extras
 from tests.rlhf_envs.small_models import byte_level, save_model
 
-pytestmark = pytest.mark.usefixtures("_no_pictures")
+pytestmark = pytest.mark.usefixtures("few_rows")
 
 SAME = {"rlhf/Prompts-v0", "rlhf/HumanSentiment-v0"}  # the data and the reward of rlhf/Sentiment-v0
 IDS = sorted({*ENVIRONMENTS} - SAME)

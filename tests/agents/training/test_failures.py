@@ -29,9 +29,6 @@ from tests.agents.training.runs import (
     stopped,
 )
 
-pytestmark = pytest.mark.usefixtures("_no_pictures")
-
-
 # Agents that bundles do not hold
 
 

@@ -192,7 +192,7 @@ def test_the_state_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_no_pictures", "scripted")
+@pytest.mark.usefixtures("scripted")
 def test_a_run_that_the_alarm_stops_is_the_agent_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed between the best evaluation and the alarm, and goes on as if it had not been."""
     monkeypatch.setattr(HackingAlarm.__init__, "__defaults__", ("gold", 0.05, *HackingAlarm.__init__.__defaults__[2:]))

@@ -143,10 +143,7 @@ CONFIG: dict[str, Any] = dict(
 CONFIG["hyperparams"] = dict(n_steps=6, batch_size=12, n_epochs=1)
 
 
-def test_sigterm_while_waiting_ends_the_run_cleanly_and_no_answer_is_asked_for_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("agents.training.report.plot_curves", lambda *_, **__: None)
+def test_sigterm_while_waiting_ends_the_run_cleanly_and_no_answer_is_asked_for_twice(tmp_path: Path) -> None:
     path = tmp_path / "feedback.db"
     config = TrainConfig(log_folder=str(tmp_path / "logs"), env_kwargs=human(path), **CONFIG)
     threading.Thread(target=terminate_when_it_waits, args=(path, 10)).start()

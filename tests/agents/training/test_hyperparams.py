@@ -114,3 +114,12 @@ def test_an_unknown_algorithm_is_named_before_torch_is_imported(verb: str) -> No
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["2", "[]"]
     assert "unknown algorithm 'pp0': did you mean 'ppo'?" in done.stderr
+
+
+def test_rows_of_the_users_data_are_not_picked_by_a_column_of_the_bundled_data() -> None:
+    bundled = TrainConfig(env="rlhf/Prompts-v0", algo="sft")
+    assert bundled.resolved().hyperparams["where"] == {"label": 1}
+    own = TrainConfig(env="rlhf/Prompts-v0", algo="sft", env_kwargs={"data": "mine.jsonl"})
+    assert "where" not in own.resolved().hyperparams
+    picked = own.model_copy(update={"hyperparams": {"where": {"kind": "a"}}})
+    assert picked.resolved().hyperparams["where"] == {"kind": "a"}

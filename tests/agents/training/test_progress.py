@@ -86,7 +86,6 @@ def test_on_policy_agents_train_for_whole_rollouts(algorithm: str, tokens: int, 
         assert agent.learn(tokens).num_timesteps == planned
 
 
-@pytest.mark.usefixtures("_no_pictures")
 def test_a_run_shows_lines_and_phases_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(config(tmp_path, progress=True, n_timesteps=96, eval_freq=0, test_episodes=2))
     shown = capsys.readouterr()

@@ -61,7 +61,9 @@ def test_a_run_is_plotted_from_its_folder_while_it_trains_and_after(progress: Pa
     titles = [axis.get_title(loc="left") for axis in plot(tmp_path).axes]
     assert titles == ["reward per episode", "KL to the reference, nats per episode"]
     estimate = {"mean": 1.0, "sem": 0.1, "low": 0.8, "high": 1.2}
-    part = {"episodes": 9, "prompts": "held-out prompts", "estimates": {"reward": estimate}}
+    unknown = {"mean": 0.5, "sem": None, "low": None, "high": None}  # of a single value
+    estimates = {"reward": estimate, "kl": unknown}
+    part = {"episodes": 9, "prompts": "held-out prompts", "estimates": estimates}
     (tmp_path / "report.json").write_text(json.dumps({"n_timesteps": 300, "before": part, "after": part}))
     figure = plot(tmp_path, tmp_path / "plot.svg")
     assert [label.get_text() for label in figure.legends[0].texts][1] == "held-out prompts, 95%"

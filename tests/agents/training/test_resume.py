@@ -42,8 +42,6 @@ from tests.agents.training.runs import (
 from tests.rlhf_envs.chat_families import CHATML, family_tokenizer
 from tests.rlhf_envs.small_models import byte_level, save_model
 
-pytestmark = pytest.mark.usefixtures("_no_pictures")
-
 
 def test_evaluations_leave_the_training_alone(unbroken: Path, tmp_path: Path) -> None:
     quiet = train(config(tmp_path, eval_freq=0)).folder

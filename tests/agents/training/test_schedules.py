@@ -17,8 +17,6 @@ from agents.training.resume import prepare_resumed
 from agents.training.run import build_agent, prepare, resolve_config, train
 from tests.agents.training.runs import FLAGS, TOKENS, config, finish, progress, rlhf, train_until_killed
 
-pytestmark = pytest.mark.usefixtures("_no_pictures")
-
 
 @pytest.mark.parametrize(
     ("kind", "expected"), [("linear", [2.0, 1.5, 1.0, 0.0, 0.0]), ("cosine", [2.0, 1 + math.sqrt(0.5), 1.0, 0.0, 0.0])]

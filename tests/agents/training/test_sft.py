@@ -166,6 +166,15 @@ def test_a_model_whose_examples_see_each_other_is_found_out(monkeypatch: pytest.
     assert not sft._tells_examples_apart(network)
 
 
+def test_every_row_is_learned_and_no_split_is_missed_where_nothing_is_held_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"prompt": f"the film number {i} was", "completion": " green."} for i in range(30)]
+    metrics = fine_tune(rows, tmp_path / "model", epochs=0.1, batch_size=2, max_length=32, hold_out=False)
+    assert metrics["examples"] == 30 and "loss" not in metrics
+    assert "split" not in caplog.text
+
+
 def _without_positions(forward: Any) -> Any:
     def changed(self: Any, *args: Any, position_ids: Any = None, **kwargs: Any) -> Any:
         return forward(self, *args, **kwargs)

@@ -13,8 +13,6 @@ from agents.training.resume import prepare_resumed
 from agents.training.run import train
 from tests.agents.training.runs import FLAGS, config, progress, rlhf
 
-pytestmark = pytest.mark.usefixtures("_no_pictures")
-
 
 @pytest.fixture
 def file(tmp_path: Path) -> str:
