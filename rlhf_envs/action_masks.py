@@ -73,6 +73,7 @@ class ActionMasks:
             )
         self.task, self.min_new_tokens = task, int(min_new_tokens)
         self.suppress_tokens = None if suppress_tokens is None else suppressed
+        self._max_new_tokens = max_new_tokens
         self._ends = np.asarray(end_ids(tokenizer, None) if ends is None else ends, dtype=np.int64)
         pad = tokenizer.pad_token_id
         self._always = np.ones(len(tokenizer), dtype=np.bool_)
@@ -94,11 +95,16 @@ class ActionMasks:
         prompt_lengths: np.ndarray,
         steps: np.ndarray,
         rows: Sequence[Mapping[str, Any]] | None = None,
+        starts: np.ndarray | None = None,
+        rooms: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Return the masks of n episodes, a new (n, V) array. The arguments are documented at `Task.action_masks`.
+        """Return the masks of n episodes, a new (n, V) array. The first arguments are those of `Task.action_masks`.
 
-        `rows` are the episodes' rows of the data, by which a mixture finds the masks of its tasks. Without them these
-        mask nothing.
+        Args:
+            rows: the episodes' rows of the data, by which a mixture finds the masks of its tasks. Without them these
+                mask nothing.
+            starts: (n,) where in the context the turn under way begins; after the prompt by default.
+            rooms: (n,) the tokens for which there is room; as `max_new_tokens` leaves it by default.
 
         Raises:
             ValueError: no token is allowed in a row, or the task's masks have another shape or type.
@@ -106,7 +112,9 @@ class ActionMasks:
         masks = np.repeat(self._always[None], len(steps), axis=0)
         if self.min_new_tokens:
             masks[np.ix_(steps < self.min_new_tokens, self._ends)] = False
-        arrays = input_ids, lengths, prompt_lengths, steps
+        starts = prompt_lengths if starts is None else starts
+        rooms = self._max_new_tokens - (lengths - prompt_lengths) if rooms is None else rooms
+        arrays = input_ids, lengths, prompt_lengths, steps, starts, rooms
         if rows is None:
             masks &= _masks_of(self.task, arrays, masks.shape[1])
         else:
@@ -128,13 +136,26 @@ class ActionMasks:
 
 def _masks_of(task: Task, arrays: Sequence[np.ndarray], vocab_size: int) -> np.ndarray | bool:
     """Return a task's masks for `arrays` of n episodes, (n, V) or (V,); True if it masks nothing."""
-    masks = task.action_masks(*arrays)
+    input_ids, lengths, prompt_lengths, steps, starts, rooms = arrays
+    masks = _check(
+        task, "action_masks", task.action_masks(input_ids, lengths, prompt_lengths, steps), arrays, vocab_size
+    )
+    if getattr(task.turn_masks, "__func__", None) is Task.turn_masks:
+        return masks
+    turns = [row[start:end] for row, start, end in zip(input_ids, starts, lengths, strict=True)]
+    return masks & _check(task, "turn_masks", task.turn_masks(turns, rooms), arrays, vocab_size)
+
+
+def _check(
+    task: Task, hook: str, masks: np.ndarray | None, arrays: Sequence[np.ndarray], vocab_size: int
+) -> np.ndarray | bool:
+    """Return what a hook of a task returned, after checking that it is masks; True for None."""
     if masks is None:
         return True
     masks, shape = np.asarray(masks), (len(arrays[0]), vocab_size)
     if masks.dtype != np.bool_ or masks.shape not in (shape, shape[1:]):
         raise ValueError(
-            f"task {task.name!r}: action_masks must return bools of shape {shape}, or {shape[1:]} for all rows, got "
+            f"task {task.name!r}: {hook} must return bools of shape {shape}, or {shape[1:]} for all rows, got "
             f"{masks.dtype} of {masks.shape}"
         )
     return masks

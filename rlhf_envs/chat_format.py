@@ -159,6 +159,17 @@ class ChatFormat:
             check_keeps_turns(self.tokenizer, prompt, self.variables)
             logger.warning("TRL's variant of the chat template for training takes its place: %s", error)
 
+    def for_dialogs(self, prompt: Prompt) -> ChatFormat:
+        """Return the form for conversations like this one that go on after a turn, see `prepare_dialogs`.
+
+        Raises:
+            ValueError: the template does not write a turn in one way.
+        """
+        other = copy.copy(self)
+        other.options = dict(self.options)
+        other.prepare_dialogs([prompt])
+        return other
+
     def encode_reply(self, messages: Messages, plain: str | None = None) -> list[int]:
         """Return the tokens from the end of the agent's turn to the beginning of its next turn.
 

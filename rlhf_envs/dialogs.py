@@ -60,6 +60,7 @@ class Replying(Protocol):
 
     name: str
     max_turns: int | None
+    least_turn: int
     reply_format: str
 
     @property
@@ -75,6 +76,9 @@ class Replying(Protocol):
 
     def replies(self, dialogs: Sequence[Dialog]) -> Sequence[Reply | str | None]:
         """Return what is answered."""
+
+    def dialog_metrics(self, dialog: Dialog) -> dict[str, float]:
+        """Return metrics of a dialog that has ended."""
 
 
 class ReplyError(RuntimeError):

@@ -221,7 +221,9 @@ class EpisodeBatch(Contexts):
             ValueError: a row is left without a token, or the task's masks have another shape.
         """
         rows = [self.rows[index] for index in self.index] if self.task.subtasks else None
-        return self._masks(self.ids, self.lengths, self._prompt_lengths, self.steps, rows)
+        starts = None if self.dialogs is None else self.dialogs.starts
+        rooms = self._rooms[self.index] - (self.lengths - self._prompt_lengths)
+        return self._masks(self.ids, self.lengths, self._prompt_lengths, self.steps, rows, starts, rooms)
 
     @property
     def mask_options(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ __all__ = [
     "replace_file",
     "replace_folder",
     "replace_json",
+    "to_json",
     "verify",
 ]
 
@@ -208,9 +210,34 @@ def replace_file(path: Path, data: bytes) -> None:
         raise _explained(error, path) from error
 
 
-def replace_json(path: Path, content: Any, indent: int = 1) -> None:
-    """Write JSON to a file with `replace_file`."""
-    replace_file(path, (json.dumps(content, indent=indent) + "\n").encode("utf-8"))
+def replace_json(path: Path, content: Any, indent: int = 1, exact: bool = False) -> None:
+    """Write JSON to a file with `replace_file`.
+
+    With `exact` NaN and infinities stay as Python writes and reads them, for files that this package alone reads. Else
+    they are null, see `to_json`.
+    """
+    text = json.dumps(content, indent=indent) if exact else to_json(content, indent=indent)
+    replace_file(path, f"{text}\n".encode())
+
+
+def to_json(content: Any, **options: Any) -> str:
+    """Return JSON with null where a number is NaN or infinite, which JSON cannot say and other programs refuse.
+
+    `options` are those of `json.dumps`.
+    """
+    try:
+        return json.dumps(content, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(content), allow_nan=False, **options)
+
+
+def _finite(content: Any) -> Any:
+    """Return content with None in place of numbers that are not finite."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {name: _finite(value) for name, value in content.items()}
+    return [*map(_finite, content)] if isinstance(content, list | tuple) else content
 
 
 def _sha256(path: Path) -> str:

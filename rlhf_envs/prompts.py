@@ -154,24 +154,27 @@ def cut_prompts(
             f"task {task!r}: {len(too_long)} of {len(encoded)} prompts are longer than max_prompt_tokens={limit}; the "
             f"first is row {i} with {length} tokens: {rows[i]['prompt']!r}"
         )
+    seen = set[tuple[str, ...]]()
     for i, length in too_long:
-        if isinstance(prompt := rows[i]["prompt"], list):
-            _check_room(chat, prompt, limit - extra, f"task {task!r}: row {i} has {length} tokens")
+        if isinstance(prompt := rows[i]["prompt"], list) and (roles := tuple(m["role"] for m in prompt)) not in seen:
+            seen.add(roles)  # a template has as many tokens of its own around all conversations of these roles
+            _check_room(chat, roles, limit - extra, f"task {task!r}: row {i} has {length} tokens")
     if too_long:
         longest = max(length for _, length in too_long)
         _warn_once(
             f"task {task!r}: {len(too_long)} of {len(encoded)} prompts are longer than max_prompt_tokens={limit} and "
             f"lose their beginning; the longest has {longest} tokens, max_prompt_tokens={longest} keeps all"
         )
-    kept = [keep_end(chat.tokenizer, ids, limit - extra) for ids in encoded]
+    added = chat.tokenizer("")["input_ids"] if too_long else []
+    kept = [keep_end(chat.tokenizer, ids, limit - extra, added) for ids in encoded]
     if pictures is not None:
         kept = [pictures.place(chat, i, ids, len(ids) < len(encoded[i])) for i, ids in enumerate(kept)]
     return [np.asarray(ids, dtype=np.int64) for ids in kept]
 
 
-def _check_room(chat: ChatFormat, prompt: Messages, limit: int, where: str) -> None:
+def _check_room(chat: ChatFormat, roles: Sequence[str], limit: int, where: str) -> None:
     """Raise a ValueError unless messages of one letter each would fit into `limit` tokens."""
-    short = [{**message, "content": "a"} for message in prompt]
+    short: Messages = [{"role": role, "content": "a"} for role in roles]
     (ids,) = chat.encode([chat.text(short)], [short])
     if len(ids) > limit:
         raise ValueError(

@@ -152,7 +152,7 @@ class Dialogs:
         message = {"role": reply.role, "content": reply.text}
         as_text = isinstance(dialog.row["prompt"], str)
         tokens = self.chat.encode_reply([*dialog.messages, message], task.reply_format if as_text else None)
-        if len(tokens) >= room:  # the agent could not say another word
+        if len(tokens) + task.least_turn > room:  # the agent could not say another word
             self.cut[row] = True
             return Answer([], reward, "length")
         dialog.messages.append(message)
@@ -164,8 +164,9 @@ class Dialogs:
         return [*self.rewards[row], *([0.0] if under_way else [])]
 
     def metrics(self, row: int) -> dict[str, float]:
-        """Return how many turns the agent had in a row, and whether a reply without room ended them, 0 or 1."""
-        return dict(zip(METRICS, (float(len(self.turn_rewards(row))), float(self.cut[row])), strict=True))
+        """Return how many turns the agent had in a row, whether a reply without room ended them, and the task's own."""
+        dialog, values = self[row], (float(len(self.turn_rewards(row))), float(self.cut[row]))
+        return {**dict(zip(METRICS, values, strict=True)), **self.task.subtask(dialog.row).dialog_metrics(dialog)}
 
     def get_state(self) -> dict[str, Any]:
         """Return all that `set_state` needs, as new arrays and plain values.

@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from rlhf_envs.control_tokens import (
     MARK,
@@ -53,7 +54,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 LONGEST = 3  # tokens of a cut character, at most: UTF-8 has up to 4 bytes
+KEPT_TEXTS, KEPT_LETTERS = 64, 2_000_000  # from and up to where the tokens of a call are kept, see `_plain_all`
+KEPT_CALLS = 4  # of a tokenizer
 ANCHORS = ("\n", ".", "a")  # texts that stand before another, so that it is read as a continuation
+_KEPT: WeakKeyDictionary[PreTrainedTokenizerBase, dict[Any, list[list[int]]]] = WeakKeyDictionary()
 BROKEN = "\ufffd"  # what decoders write for bytes that are no character
 
 
@@ -82,8 +86,7 @@ def encode_texts(
         return []
     for i, text in enumerate(texts):
         check_text(text, f"text {i}")
-    with _naming_words(tokenizer, texts):
-        plain = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    plain = _plain_all(tokenizer, texts)
     sample = next((text for text, ids in zip(texts, plain, strict=True) if ids), None)  # shows where the text begins
     before, after = (tokenizer("")["input_ids"], []) if sample is None else added_tokens(tokenizer, sample)
     before = before if opened else []
@@ -96,6 +99,25 @@ def encode_texts(
         tail = [] if not closed or ids[len(ids) - len(after) :] == after else after
         encoded.append([*head, *ids, *tail])
     return encoded
+
+
+def _plain_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Sequence[list[int]]:
+    """Return the tokens of each text without special tokens of the tokenizer's own. They are kept: do not change them.
+
+    The environments of a run and its evaluations have the same prompts. Reading them took most of the time that another
+    environment took to make.
+    """
+    keep = len(texts) >= KEPT_TEXTS and sum(map(len, texts)) <= KEPT_LETTERS
+    kept = _KEPT.setdefault(tokenizer, {}) if keep else {}
+    key = tuple(texts), len(tokenizer)  # tokens may be added to a tokenizer
+    found = kept.get(key)
+    if found is None:
+        with _naming_words(tokenizer, texts):
+            found = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        while len(kept) >= KEPT_CALLS:
+            kept.pop(next(iter(kept)), None)
+        kept[key] = found
+    return found
 
 
 def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -125,11 +147,16 @@ def encode_completion(
     return keep_start(tokenizer, ids, limit), len(ids) > limit
 
 
-def keep_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], limit: int) -> list[int]:
-    """Return at most `limit` tokens: the last ones, from a character's beginning on, after what begins every text."""
+def keep_end(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], limit: int, added: Sequence[int] | None = None
+) -> list[int]:
+    """Return at most `limit` tokens: the last ones, from a character's beginning on, after what begins every text.
+
+    `added` are the tokens of an empty text, which who cuts many texts reads once.
+    """
     if len(ids) <= limit:
         return ids
-    added = tokenizer("")["input_ids"]  # nothing but special tokens
+    added = tokenizer("")["input_ids"] if added is None else added  # nothing but special tokens
     same = [token == first for token, first in zip(ids, added, strict=False)]
     n = [*same, False].index(False)  # how many of them begin this text
     n = min(max(n, ids[0] == tokenizer.bos_token_id), limit - 1)  # a template may write a BOS that no tokenizer adds

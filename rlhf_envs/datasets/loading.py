@@ -8,14 +8,16 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from rlhf_envs.names import did_you_mean
 
 from .implicit import repeats
-from .messages import CONVERSATIONS, PROMPTS, SYSTEMS, as_messages, check_text, read_prompt
+from .messages import as_messages, check_text
 from .reading import BadRow, Row, read_rows
+from .rows import CONVERSATIONS, PROMPTS, SYSTEMS, read_prompt
 from .splits import log_once, take_split
 
 __all__ = ["BUNDLED", "Data", "load_rows", "without_repeated_prompts"]
@@ -61,10 +63,45 @@ def load_rows(
             rows, or none belongs to the split. The message names the file, the line (the item, in a .json) and the
             fix.
     """
+    if isinstance(source, str) and source in BUNDLED:
+        state = BUNDLED[source].stat()
+        given = split, tuple(required), tuple((columns or {}).items()), validation_share, test_share
+        return _copied(_load_bundled(source, (BUNDLED[source], state.st_mtime_ns, state.st_size), *given))
+    return _load(source, split, required, columns or {}, validation_share, test_share)
+
+
+@lru_cache(maxsize=16)  # every environment of a run reads the same sample, and so does every evaluation
+def _load_bundled(
+    name: str,
+    version: tuple[Path, int, int],
+    split: str | None,
+    required: tuple[str, ...],
+    columns: tuple[tuple[str, str], ...],
+    *shares: float,
+) -> list[Row]:
+    """Return the rows of a bundled sample, which its callers only copy. `version` tells files of one name apart."""
+    return _load(name, split, required, dict(columns), *shares)
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of what JSON can hold."""
+    if isinstance(value, dict):
+        return {name: _copied(part) if isinstance(part, dict | list) else part for name, part in value.items()}
+    return [_copied(part) if isinstance(part, dict | list) else part for part in value]
+
+
+def _load(
+    source: Data,
+    split: str | None,
+    required: Sequence[str],
+    columns: Mapping[str, str],
+    validation_share: float,
+    test_share: float,
+) -> list[Row]:
     name = str(source) if isinstance(source, str | Path) else "the data"
     rows: list[Row] = []
     for where, found in _read(source):
-        row = _rename(where, found, columns or {})
+        row = _rename(where, found, columns)
         if "prompt" in required:
             row = _with_prompt(name, where, row)
         _check(where, row, required)

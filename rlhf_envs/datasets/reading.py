@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from .messages import list_in_cell
+from .rows import list_in_cell
 from .splits import log_once
 
 __all__ = ["BadRow", "Row", "read_jsonl", "read_rows"]

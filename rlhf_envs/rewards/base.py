@@ -29,7 +29,7 @@ from rlhf_envs.rewards.scores import (
 )
 from rlhf_envs.rewards.waiting import Background, is_async, run_async
 
-__all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "evaluate_reward"]
+__all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "RewardOfRewards", "evaluate_reward"]
 
 
 class RewardFunction(Protocol):
@@ -160,21 +160,31 @@ class FunctionReward(Reward):
         return _checked(self.function, self.name, prompts, completions, columns)
 
 
-class Composed(Reward):
+class RewardOfRewards(Reward):
+    """Score by what other rewards say. A subclass implements `parts` and `evaluate`, and is given messages as such."""
+
+    reads_messages = True
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
+        """Return the scores of `evaluate`, (n,) float64."""
+        return self.evaluate(prompts, completions, columns)[0]
+
+    @abstractmethod
+    def evaluate(
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the checked scores, (n,) float64, and their components by name."""
+
+
+class Composed(RewardOfRewards):
     """Join two operands by an operator; the components are the unweighted scores of the rewards at the leaves.
 
     A reward that stands in several places is scored once. Different rewards with one name are told apart by a suffix.
     """
 
-    reads_messages = True
-
     def __init__(self, operator: str, left: Reward | float, right: Reward | float) -> None:
         self.operator, self.left, self.right = operator, left, right
         self.name = f"({_label(left)} {operator} {_label(right)})"
-
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
-        """Return the composed scores, (n,) float64."""
-        return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns) -> Scores:
         """Return the composed scores and the scores of every leaf, each checked under its own name."""

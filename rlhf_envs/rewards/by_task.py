@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import FunctionReward, Reward, evaluate_reward
+from rlhf_envs.rewards.base import FunctionReward, Reward, RewardOfRewards, evaluate_reward
 from rlhf_envs.rewards.calling import KNOWN, pass_on
 from rlhf_envs.rewards.scores import Columns, EpisodeError, RewardError, ScoreError, Scores
 
 __all__ = ["TaskRewards"]
 
 
-class TaskRewards(Reward):
+class TaskRewards(RewardOfRewards):
     """Score each episode with the reward of its task, which the column `task` names: one call for each task.
 
     A reward is given the episodes and the columns of its own task. What it gives to `log_metric` is logged under
@@ -28,7 +28,6 @@ class TaskRewards(Reward):
     """
 
     name = "by task"
-    reads_messages = True
 
     def __init__(
         self,
@@ -52,10 +51,6 @@ class TaskRewards(Reward):
         """Return the same of what `function` makes of every reward."""
         mapped = {task: function(reward) for task, reward in self.rewards.items()}
         return TaskRewards(mapped, self.columns, self.may_be_silent)
-
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
-        """Return the scores, (n,) float64."""
-        return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns) -> Scores:
         """Return the scores and their components; NaN where a task has no reward, or no component of that name.

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.names import check_timeout
-from rlhf_envs.rewards.base import Composed, FunctionReward, Reward
+from rlhf_envs.rewards.base import Composed, FunctionReward, Reward, RewardOfRewards
 from rlhf_envs.rewards.by_task import TaskRewards
 from rlhf_envs.rewards.scores import Columns, EpisodeError, RewardError, ScoreError
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
@@ -22,7 +22,7 @@ __all__ = ["Guarded", "RewardError"]
 logger = logging.getLogger(__name__)
 
 
-class Guarded(Reward):
+class Guarded(RewardOfRewards):
     """Call a reward function again when it raises or hangs, and give up with a `RewardError`.
 
     It has the name and the components of the reward inside. In a composition every leaf is guarded by itself: the error
@@ -44,8 +44,6 @@ class Guarded(Reward):
         ValueError: an argument is wrong.
     """
 
-    reads_messages = True
-
     def __init__(
         self, reward_fn: Callable[..., Any], timeout: float | None = None, retries: int = 2, backoff: float = 0.25
     ) -> None:
@@ -59,10 +57,6 @@ class Guarded(Reward):
     def parts(self) -> tuple[Reward, ...]:
         """Return the reward inside."""
         return (self.reward,)
-
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
-        """Return the checked scores, (n,) float64."""
-        return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
         self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns

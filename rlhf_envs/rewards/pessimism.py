@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import Reward
+from rlhf_envs.rewards.base import Reward, RewardOfRewards
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.rewards.scores import Columns, ScoreError
 
@@ -22,7 +22,7 @@ class HasMembers(Protocol):
         """Return scores, (members, n)."""
 
 
-class Pessimistic(Reward):
+class Pessimistic(RewardOfRewards):
     """Score the mean of an ensemble's members minus k of their standard deviations, or their worst case.
 
     Source: Coste et al. 2023, "Reward Model Ensembles Help Mitigate Overoptimization"
@@ -43,8 +43,6 @@ class Pessimistic(Reward):
         TypeError: the ensemble has no `member_scores`.
     """
 
-    reads_messages = True
-
     def __init__(self, ensemble: HasMembers | str, k: float = 1.0, worst_case: bool = False) -> None:
         if isinstance(ensemble, str):
             ensemble = get_reward(ensemble)  # type: ignore[assignment]
@@ -62,10 +60,6 @@ class Pessimistic(Reward):
     def parts(self) -> tuple[Reward, ...]:
         """Return the ensemble, if it is a reward."""
         return (self.ensemble,) if isinstance(self.ensemble, Reward) else ()
-
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
-        """Return the pessimistic scores, (n,) float64."""
-        return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
         self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns

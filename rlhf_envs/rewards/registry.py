@@ -15,6 +15,7 @@ from rlhf_envs.names import find_name, import_attribute, nearest
 __all__ = ["MODEL", "get_reward", "is_import", "list_rewards", "register_reward", "reward_target"]
 
 MODEL = "hf:"  # before the folder or hub id of a reward model, where nothing else is meant
+AI_JUDGE = "ai_judge:"  # before the YAML file of a language model that judges
 
 _targets: dict[str, str | Callable[..., Any]] = {
     "tiny-reward": "rlhf_envs.rewards.reward_model:RewardModel",
@@ -37,6 +38,7 @@ _targets: dict[str, str | Callable[..., Any]] = {
     "clipped": "rlhf_envs.rewards.shaping:Clipped",
     "whitened": "rlhf_envs.rewards.shaping:Whitened",
     "constrained": "rlhf_envs.rewards.constraints:Constrained",
+    "aspects": "rlhf_envs.rewards.aspects:AspectReward",
     "service": "rlhf_envs.tasks.customer_service.scoring:service_reward",
     "service-success": "rlhf_envs.tasks.customer_service.scoring:Success",
     "private-data": "rlhf_envs.tasks.customer_service.scoring:PrivateData",
@@ -70,7 +72,8 @@ def get_reward(name: str | os.PathLike[str], **kwargs: Any) -> Callable[..., Any
 
     Args:
         name: a registered name, "module:attribute" or "file.py:attribute", a folder, or a hub id. A folder or hub id
-            may begin with "hf:", and end with "@" and the label of its classifier that is rewarded.
+            may begin with "hf:", and end with "@" and the label of its classifier that is rewarded. "ai_judge:FILE.yml"
+            is a language model that judges, see `rlhf_envs.rewards.ai_judge`.
         **kwargs: arguments of the reward's class or factory.
 
     Raises:
@@ -82,6 +85,8 @@ def get_reward(name: str | os.PathLike[str], **kwargs: Any) -> Callable[..., Any
     if not isinstance(name, str):
         raise ValueError(f"reward={name!r} is no name: {_hint(str(name))}")
     name = find_name(name, _targets)
+    if name.startswith(AI_JUDGE):
+        return _judge(name, kwargs)
     if name.startswith(MODEL) or (name not in _targets and has_place(split_label(name)[0])):
         loader, model = import_attribute("rlhf_envs.rewards.ensemble:load_reward", name), name.removeprefix(MODEL)
         return _call_with(loader, name, (model,), kwargs)
@@ -95,8 +100,22 @@ def get_reward(name: str | os.PathLike[str], **kwargs: Any) -> Callable[..., Any
     return _made[name]
 
 
+def _judge(name: str, kwargs: dict[str, Any]) -> Callable[..., Any]:
+    """Return the reward of a judge's file. It is kept, so that its limit of costs holds for the program."""
+    if kwargs:
+        raise ValueError(f"reward {name!r} is made without arguments, got {', '.join(sorted(kwargs))}: write the file")
+    key = f"{AI_JUDGE}{Path(name.removeprefix(AI_JUDGE)).resolve()}"
+    if key not in _made:
+        loader = import_attribute("rlhf_envs.rewards.ai_judge:AIJudgeReward", f"reward {name!r}")
+        _made[key] = loader(name.removeprefix(AI_JUDGE))
+    return _made[key]
+
+
 def is_import(name: str) -> bool:
-    """Return whether a reward's name is the address of something that would be imported, "module:attribute"."""
+    """Return whether a reward's name is the address of something that would be imported, "module:attribute".
+
+    The file of a judge counts too: it names a server that gets the texts, which no file of another's may bring in.
+    """
     return ":" in name and not name.startswith(MODEL)
 
 

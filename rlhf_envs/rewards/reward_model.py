@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from rlhf_envs.datasets.messages import Prompt, as_answer, opening, said
 from rlhf_envs.datasets.templates import render
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
+    "SIGMOID",
     "RewardModel",
     "as_model_texts",
     "encode",
@@ -49,6 +51,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+SIGMOID = "sigmoid"  # the `reward_link` of a cost, see `rlhf_envs.preferences.costs`
 MARK = "¤"  # stands for what is said, in a conversation that shows how a template ends one
 
 
@@ -248,7 +251,8 @@ class RewardModel(Reward):
     """Return the normalised score of a reward model, which reads `prompt + completion`.
 
     The score is `raw * config.reward_gain + config.reward_bias`, which `rlhf_envs.preferences.normalise` sets. A model
-    from elsewhere, without the two, gives its raw score.
+    from elsewhere, without the two, gives its raw score. With `config.reward_link="sigmoid"` (a cost that was fitted to
+    flags of harm) it is the sigmoid of that, a probability.
 
     Args:
         model: "tiny-reward", a local folder or a hub id of a sequence classifier with one label, or with "@" and the
@@ -272,6 +276,11 @@ class RewardModel(Reward):
         self.model, self.tokenizer = load_classifier(model)
         self.model.to(device)  # type: ignore[arg-type]
         gain, bias = (getattr(self.model.config, *usual) for usual in (("reward_gain", 1.0), ("reward_bias", 0.0)))
+        self.link = getattr(self.model.config, "reward_link", None)
+        if self.link not in (None, SIGMOID):
+            raise ValueError(
+                f"the configuration of {model!r} has reward_link={self.link!r}: expected {SIGMOID!r} or none"
+            )
         try:
             self.gain, self.bias = float(gain), float(bias)
         except (TypeError, ValueError) as error:
@@ -299,7 +308,8 @@ class RewardModel(Reward):
         """Score the texts, (n,) float64; those that ended with EOS as `finished_texts` has them."""
         asked, answers = finished_texts(self.model, self.tokenizer, prompts, completions, finish_reasons)
         texts = [prompt + completion for prompt, completion in zip(asked, answers, strict=True)]
-        return score_texts(self.model, self.tokenizer, texts, self.batch_size) * self.gain + self.bias
+        scores = score_texts(self.model, self.tokenizer, texts, self.batch_size) * self.gain + self.bias
+        return expit(scores) if self.link == SIGMOID else scores
 
 
 def load_reward_model(name: str = "tiny-reward") -> RewardModel:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import FunctionReward, Reward
+from rlhf_envs.rewards.base import FunctionReward, Reward, RewardOfRewards
 from rlhf_envs.rewards.registry import get_reward, is_import
 from rlhf_envs.rewards.scores import Columns
 from rlhf_envs.rewards.state import is_frozen
@@ -44,7 +44,7 @@ def whole_number(name: str, value: int, least: int = 1) -> int:
     return value
 
 
-class Wrapped(Reward):
+class Wrapped(RewardOfRewards):
     """Transform the score of another reward, and report the components inside and itself.
 
     A subclass implements `transform`.
@@ -54,7 +54,6 @@ class Wrapped(Reward):
     """
 
     prefix = "wrapped"
-    reads_messages = True
 
     def __init__(self, reward: str | Callable[..., Any]) -> None:
         self.reward = as_reward(reward)
@@ -67,10 +66,6 @@ class Wrapped(Reward):
     def parts(self) -> tuple[Reward, ...]:
         """Return the reward inside."""
         return (self.reward,)
-
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
-        """Return the transformed scores, (n,) float64."""
-        return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
         self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rlhf_envs.datasets import Data, check_split, load_rows
 from rlhf_envs.datasets.messages import as_messages, shown
 from rlhf_envs.datasets.pictures import COLUMN
@@ -16,7 +18,6 @@ from rlhf_envs.names import import_attribute
 from rlhf_envs.rewards.registry import get_reward
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
     from rlhf_envs.task_weights import TaskWeights
@@ -57,7 +58,9 @@ class Task:
         max_prompt_tokens: the default of the environment's argument.
         max_new_tokens: the default of the environment's argument.
         max_turns: the default of the environment's argument: the agent's turns in an episode, None for no limit.
-        masks_bind: whether `action_masks` are rules of the task, so that agents which do not read them are warned of.
+        least_turn: the fewest tokens that a turn of the agent can have. A reply after which there is less room ends the
+            episode.
+        masks_bind: whether the masks are rules of the task, so that agents which do not read them are warned of.
             False where they only spare an agent from what scores lowest.
         reply_format: the form of a reply after a prompt that is a string: a text with `{text}` and perhaps `{role}`.
             Conversations have the chat template's form.
@@ -76,6 +79,7 @@ class Task:
     max_prompt_tokens: int = 16
     max_new_tokens: int = 32
     max_turns: int | None = None
+    least_turn: int = 1
     masks_bind: bool = True
     reply_format: str = "\n{text}\n"
     chat_template: str | None = None
@@ -163,6 +167,23 @@ class Task:
         """
         return None
 
+    def turn_masks(self, turns: Sequence[np.ndarray], rooms: np.ndarray) -> np.ndarray | None:
+        """Return which tokens may come next by what is written of n turns, (n, V) bool; None masks nothing.
+
+        It is called as `action_masks` is, and a token has to be allowed by both.
+
+        Args:
+            turns: the tokens of each turn under way; of a task without replies, all after the prompt.
+            rooms: (n,) the tokens for which there is room, the next one included.
+        """
+        return None
+
+    @property
+    def has_masks(self) -> bool:
+        """Return whether `action_masks` or `turn_masks` is overridden."""
+        own = (getattr(hook, "__func__", None) for hook in (self.action_masks, self.turn_masks))
+        return [*own] != [Task.action_masks, Task.turn_masks]
+
     def task_weights(self, rows: Sequence[Mapping[str, Any]], split: str) -> TaskWeights | None:
         """Return what draws the rows: by their task in a mixture, by their level in a curriculum; None draws any."""
         return None
@@ -175,6 +196,13 @@ class Task:
         Prompts and completions are texts, those of conversations as people read them. The metrics stand in
         `info["metrics"]`, in TensorBoard as `rlhf/<name>` and in evaluations, and comparisons, searches
         and early stopping can go by them.
+        """
+        return {}
+
+    def dialog_metrics(self, dialog: Dialog) -> dict[str, float]:
+        """Return metrics of an episode with replies that has ended, by what its dialog's `state` keeps.
+
+        They stand where those of `metrics` do. Every dialog has the same names, also one without a turn.
         """
         return {}
 
@@ -199,7 +227,8 @@ class Task:
         columns = {name: [value] for name, value in rows[0].items() if name != "prompt"}
         episode = [shown(as_messages(rows[0]["prompt"], "prompt"))], [""]
         own = {**self.metrics(*episode, columns), **self.corpus_metrics(*episode, {**columns, "log_probs": [0.0]})}
-        return [*(METRICS if self.has_replies else ()), *own]
+        dialog = Dialog(as_messages(rows[0]["prompt"], "prompt"), rows[0], np.random.default_rng(0))
+        return [*([*METRICS, *self.dialog_metrics(dialog)] if self.has_replies else ()), *own]
 
 
 def no_score(completions: Sequence[Any], **columns: Any) -> list[float]:

@@ -11,7 +11,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_envs.datasets.messages import as_text, as_text_row, opening
+from rlhf_envs.datasets.messages import as_text, opening
+from rlhf_envs.datasets.rows import as_text_row
 from rlhf_envs.dialogs import Dialog
 from rlhf_envs.rewards.reward_model import encode
 from rlhf_envs.tasks import Task

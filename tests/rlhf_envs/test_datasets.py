@@ -21,7 +21,7 @@ import pytest
 from pyarrow import parquet
 
 from rlhf_envs.datasets import BUNDLED, load_corpus, load_rows, reading, split_of
-from rlhf_envs.datasets.messages import read_prompt
+from rlhf_envs.datasets.rows import read_prompt
 from rlhf_envs.models import load_tokenizer
 
 ROWS = [
@@ -34,6 +34,17 @@ ROWS = [
 def write(path: Path, text: str | bytes) -> Path:
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
+
+
+def test_who_changes_rows_of_a_sample_changes_those_of_nobody_else() -> None:
+    rows = load_rows("chats", "validation")
+    before = json.dumps(rows)
+    rows[0]["prompt"] = "mine"
+    rows[1]["turns"][0] = "mine"
+    rows.pop()
+    assert json.dumps(load_rows("chats", "validation")) == before
+    renamed = load_rows("chats", "validation", columns={"stars": "rating"})
+    assert [row["stars"] for row in renamed] == [row["rating"] for row in json.loads(before)]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz", ".parquet.gz"])

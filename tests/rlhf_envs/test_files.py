@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -19,6 +20,8 @@ from rlhf_envs.files import (
     find_folder,
     replace_file,
     replace_folder,
+    replace_json,
+    to_json,
     verify,
 )
 
@@ -160,3 +163,14 @@ def test_a_compressed_file_has_the_same_bytes_every_time(tmp_path: Path) -> None
         replace_file(tmp_path / name, b"data")
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"data"
+
+
+def test_json_has_null_where_a_number_is_not_finite(tmp_path: Path) -> None:
+    content = {"mean": 0.5, "sem": math.nan, "bounds": (-math.inf, 1), "names": ["NaN"]}
+    strict = {"mean": 0.5, "sem": None, "bounds": [None, 1], "names": ["NaN"]}
+    assert json.loads(to_json(content, ensure_ascii=False), parse_constant=pytest.fail) == strict
+    assert to_json(strict) == json.dumps(strict)
+    replace_json(tmp_path / "report.json", content)
+    assert json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail) == strict
+    replace_json(tmp_path / "state.json", content, exact=True)
+    assert math.isnan(json.loads((tmp_path / "state.json").read_text())["sem"])

@@ -26,6 +26,7 @@ def test_the_table_is_what_is_registered() -> None:
     assert sorted(ENVIRONMENTS) == IDS
 
 
+@pytest.mark.usefixtures("few_rows")  # test_a_description_says_what_the_environment_has reads them all
 @pytest.mark.parametrize("env_id", with_extras(IDS))
 def test_every_id_keeps_the_contracts_and_passes_both_checkers_without_a_warning(env_id: str) -> None:
     """Gymnasium's checker, and that a batch does what single environments do, are among the contracts."""
@@ -38,6 +39,7 @@ def test_every_id_keeps_the_contracts_and_passes_both_checkers_without_a_warning
         sb3_check_env(env, warn=True, skip_render_check=False)
 
 
+@pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("env_id", with_extras(IDS))
 def test_make_vec_works_in_processes(env_id: str) -> None:
     env = gym.make_vec(env_id, num_envs=2, vectorization_mode="async", max_new_tokens=3)

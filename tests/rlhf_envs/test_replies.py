@@ -301,3 +301,54 @@ def test_a_conversation_goes_to_the_reward_as_messages_and_is_drawn_in_bubbles(t
     turns = [{"role": "assistant", "content": " yes"}, {"role": "user", "content": "why?"}]
     assert scored == [[{"role": "user", "content": "hi"}], [*turns, turns[0]]]
     assert info["messages"] == [*scored[0], *scored[1]]
+
+
+def test_masks_of_a_turn_know_its_tokens_and_its_room() -> None:
+    asked: list[tuple[list[list[int]], list[int]]] = []
+
+    class Echoed(Words):
+        def turn_masks(self, turns: Sequence[np.ndarray], rooms: np.ndarray) -> np.ndarray:
+            asked.append(([turn.tolist() for turn in turns], rooms.tolist()))
+            masks = np.ones((len(turns), 6), dtype=np.bool_)
+            for mask, turn, room in zip(masks, turns, rooms, strict=True):
+                mask[turn] = False
+                mask[A:] &= room > 1
+            return masks
+
+    env = TextGenerationEnv(Echoed)
+    env.reset(seed=0)
+    for action in (A, B, EOS, C):
+        env.step(action)
+    assert env.action_masks().tolist() == [False, True, True, True, False, True] and asked[-1] == ([[C]], [9 - 5])
+    for action in (A, B):
+        env.step(action)
+    env.step(D)
+    assert asked.pop() == ([[C]], [4])
+    plain = TextGenerationEnv(type("Alone", (Echoed,), {"replies": Task.replies}))
+    plain.reset(seed=0, options={"index": 1})
+    plain.step(B)
+    assert plain.action_masks().sum() == 4 and asked.pop() == ([[B]], [8])
+
+
+def test_a_reply_has_to_leave_room_for_the_least_turn() -> None:
+    task = answering(lambda dialogs: ["d"] * len(dialogs), least_turn=5)
+    _, info = play(TextGenerationEnv(task), [A, B, EOS])
+    assert "finish_reason" not in info  # nine without the turn's three and the reply's one
+    _, info = play(TextGenerationEnv(task), [A, B, C, EOS])
+    assert info["finish_reason"] == "length" and info["metrics"]["reply_cut"] == 1
+
+
+def test_metrics_of_what_a_dialog_keeps_stand_beside_the_others() -> None:
+    class Counting(Words):
+        def replies(self, dialogs: Sequence[Dialog]) -> Sequence[Any]:
+            for dialog in dialogs:
+                dialog.state["seen"] = dialog.state.get("seen", 0) + 1
+            return [None if dialog.turn == 2 else "d" for dialog in dialogs]
+
+        def dialog_metrics(self, dialog: Dialog) -> dict[str, float]:
+            return {"seen": float(dialog.state.get("seen", 0))}
+
+    env = TextGenerationEnv(Counting)
+    _, info = play(env, [A, EOS, EOS])
+    assert info["metrics"] == {"turns": 2, "reply_cut": 0, "seen": 2}
+    assert env.task.metric_names(env.rows) == ["turns", "reply_cut", "seen"]

@@ -53,6 +53,19 @@ def test_a_text_begins_with_the_tokenizers_special_tokens_once(tokenizer: PreTra
         assert prompt_text(tokenizer, ids, text) == text
 
 
+def test_many_texts_are_read_anew_where_the_tokenizer_or_the_texts_are_others() -> None:
+    tokenizer, texts = byte_level(), [f"text {i} of many" for i in range(100)]
+    first = encode_texts(tokenizer, texts)
+    assert first == [encode_texts(tokenizer, [text])[0] for text in texts]
+    first[0].append(7)
+    assert encode_texts(tokenizer, texts)[0] == first[0][:-1]
+    assert encode_texts(tokenizer, texts[::-1])[-1] == first[0][:-1]
+    tokenizer.add_tokens(["text 1 "])
+    added = encode_texts(tokenizer, texts)
+    assert added == [encode_texts(tokenizer, [text])[0] for text in texts]
+    assert len(added[1]) < len(first[1])
+
+
 def test_an_empty_text_has_only_what_the_tokenizer_adds(tokenizer: PreTrainedTokenizerFast) -> None:
     added = tokenizer("")["input_ids"]
     texts = ["", "the", ""]

@@ -21,8 +21,9 @@ from rlhf_envs.datasets.splits import log_once
 from rlhf_envs.feedback.records import NewItem
 from rlhf_envs.rewards.base import Reward, evaluate_reward
 from rlhf_envs.rewards.guard import RewardError
-from rlhf_envs.rewards.human.labels import check_criterion, labels_of
+from rlhf_envs.rewards.human.labels import Criterion, check_criterion, labels_of, name_criterion, read_weights
 from rlhf_envs.rewards.human.waiting import Fitting, Refit, Waiting, describe_awaited
+from rlhf_envs.rewards.human.weighing import weigh_rows, weighed_mean, weights_of
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.rewards.scores import Columns
 from rlhf_envs.rewards.shaping import whole_number
@@ -69,7 +70,7 @@ class HumanReward(Reward):
             of the others in the call (0 without any), or the run stops with an "error" (and can go on, since they stay
             in the queue). The first two take them out of the queue.
         poll: seconds between two looks into the store.
-        overlap: people who judge each completion; the reward is their mean.
+        overlap: people who judge each completion; the reward is their mean, weighed by `weigh`.
         kind: "rating", on the scale of the store's settings, "thumbs", or "questions", which asks nothing but the
             project's own questions and needs a `criterion`.
         refit_every: new ratings between two refits of the model. Only in "async", and with `refit` set.
@@ -78,11 +79,16 @@ class HumanReward(Reward):
         criterion: the name of one of the project's own questions, whose answers are the reward in place of the kind's:
             a "rating" on its own scale, or "labels" of two, the first of which is 1 and the second -1. Who leaves an
             optional one unanswered has answered the item, and where nobody answers it the completion has no answer.
+            Or several with weights, `{"helpful": 1, "kind": 0.5}`: the reward is the mean of their answers by the size
+            of the weights, of one below 0 turned round, over who has answered all of them.
+        weigh: whether labels count by how well their annotator's go with those of others about the same completions,
+            in the mean and in refits (see `rlhf_envs.feedback.reliability`). It changes nothing for who shares fewer
+            than 10 completions with others, and so nothing where each is judged by one person.
 
     Attributes:
-        refit: makes a reward function of all rating rows (`{"prompt", "completion", "label", "annotator"}`, one per
-            judgement, labels from -1 to 1), or returns None to keep the model, or a `Fitting`, whose result is one of
-            the two. Without it nothing is refitted.
+        refit: makes a reward function of all rating rows (`{"prompt", "completion", "label", "annotator", "item_id"}`
+            and with `weigh` "weight", one per judgement, labels from -1 to 1), or returns None to keep the model, or a
+            `Fitting`, whose result is one of the two. Without it nothing is refitted.
         swaps_by_itself: whether a reward call swaps in what a `Fitting` has fitted. `agents.HumanFeedback` turns that
             off, and calls `take_refit` between rollouts.
         on_wait: called at every look into the store while people are waited for. False ends the wait, and missing
@@ -112,8 +118,11 @@ class HumanReward(Reward):
         refit_every: int = 64,
         queue_limit: int = 512,
         source: str = "environment",
-        criterion: str | None = None,
+        criterion: Criterion | None = None,
+        weigh: bool = True,
     ) -> None:
+        if not isinstance(weigh, bool):
+            raise ValueError(f"the human reward's weigh is {weigh!r}: expected True or False")
         for name, value, choices in (("mode", mode, Mode), ("kind", kind, Kind), ("on_timeout", on_timeout, OnTimeout)):
             if value not in get_args(choices):
                 names = ", ".join(get_args(choices))
@@ -123,6 +132,8 @@ class HumanReward(Reward):
         for name, seconds in (("timeout", math.inf if timeout is None else timeout), ("poll", poll)):
             if isinstance(seconds, bool) or not seconds > 0:
                 raise ValueError(f"the human reward's {name} must be seconds above 0, got {seconds!r}")
+        if criterion is not None:
+            read_weights(criterion)
         if kind == "questions" and criterion is None:
             raise ValueError(
                 "the human reward's kind 'questions' has no question of its own: name one of the project's by criterion"
@@ -134,7 +145,7 @@ class HumanReward(Reward):
                 "reward_kwargs={'store': ...}, or None to ask nobody",
             )
         self.store, self.mode, self.kind, self.source = store, mode, kind, source
-        self.criterion = criterion
+        self.criterion, self.weigh = criterion, weigh
         self.timeout, self.on_timeout, self.poll = timeout, on_timeout, poll
         self.overlap, self.refit_every, self.queue_limit = overlap, refit_every, queue_limit
         self.fallback = get_reward(fallback)  # now, not when the first person is late
@@ -183,14 +194,15 @@ class HumanReward(Reward):
             self._opened, self._asked = store, self._asked_before(store)
         return self._opened
 
-    def take_criterion(self, criterion: str) -> None:
-        """Let the answers to one of the project's own questions be the reward, see `criterion`.
+    def take_criterion(self, criterion: Criterion) -> None:
+        """Let the answers to one of the project's own questions, or to several, be the reward, see `criterion`.
 
         Raises:
             ValueError: this reward has another criterion, or the store does not ask this one.
         """
         if self.criterion not in (None, criterion):
-            raise ValueError(f"the human reward has the criterion {self.criterion!r} already, so not {criterion!r}")
+            has, given = name_criterion(self.criterion or ""), name_criterion(criterion)
+            raise ValueError(f"the human reward has the criterion {has} already, so not {given}")
         if self.criterion is None:
             if self._opened is not None and self._opened is not self.store:
                 self._opened.close()
@@ -271,7 +283,9 @@ class HumanReward(Reward):
                 break
             time.sleep(self.poll if self.timeout is None else min(self.poll, self.timeout - waited))
         self.waited += waited
-        scores = np.array([np.mean(answers[item_id]) if item_id in answers else np.nan for item_id in ids])
+        compares = self.weigh and any(len(labels) > 1 for labels in answers.values())
+        weights = weights_of(self.labels()) if compares else {}
+        scores = np.array([weighed_mean(answers[i], weights) if i in answers else np.nan for i in ids])
         if given_up or not np.isnan(scores).any():
             return np.nan_to_num(scores)
         if late and self.on_timeout == "error":
@@ -302,10 +316,10 @@ class HumanReward(Reward):
             scores[unanswered] = _scores_of(self.fallback, missed.pop("prompts"), missed.pop("completions"), missed)
         return scores
 
-    def _look(self, ids: Sequence[int]) -> tuple[dict[int, list[float]], set[int], str]:
-        """Return the labels by item, the items that need more labels and can still get them, and who is waited for."""
+    def _look(self, ids: Sequence[int]) -> tuple[dict[int, list[tuple[str, float]]], set[int], str]:
+        """Return labels and their givers by item, the items that need more and can get them, and who is awaited."""
         store = self.open()
-        answers: dict[int, list[float]] = defaultdict(list)
+        answers: dict[int, list[tuple[str, float]]] = defaultdict(list)
         asked: dict[int, set[str]] = defaultdict(set)  # who has rated or skipped an item
         given: Counter[int] = Counter()  # also those that leave the criterion out: nobody is asked in their place
         for judgement in store.judgements(after_id=self._last_seen, include_skips=True):
@@ -319,7 +333,7 @@ class HumanReward(Reward):
             asked[judgement.item_id].add(judgement.annotator)
             given[judgement.item_id] += judgement.value is not None
             if judgement.id in labels:
-                answers[judgement.item_id].append(labels[judgement.id])
+                answers[judgement.item_id].append((judgement.annotator, labels[judgement.id]))
         missing = {i for i in ids if given[i] < self.overlap and (able - asked[i] or len(asked[i]) < self.overlap)}
         skipped = {i for i in missing if len(asked[i]) > given[i]}
         awaited = describe_awaited(sorted(set().union(*(able - asked[i] for i in skipped))), len(skipped))
@@ -366,7 +380,7 @@ class HumanReward(Reward):
         if len(rows) - self._labels < self.refit_every:  # some were of another kind
             return
         self._labels = len(rows)
-        refitted = self.refit(rows)
+        refitted = self.refit(weigh_rows(rows) if self.weigh else rows)
         if isinstance(refitted, Fitting):
             self._fitting = refitted
         else:

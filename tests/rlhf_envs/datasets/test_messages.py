@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from jinja2 import TemplateError
 
-from rlhf_envs.datasets.messages import as_text, as_text_row, is_plain, read_pair, read_prompt, shown
+from rlhf_envs.datasets.messages import as_text, shown
+from rlhf_envs.datasets.rows import as_text_row, is_plain, read_pair, read_prompt
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "Name a colour"}

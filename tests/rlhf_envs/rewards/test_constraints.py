@@ -72,6 +72,12 @@ def test_the_multiplier_is_state():
     assert second.multiplier == 1.5
 
 
+def test_a_state_of_before_the_sum_was_kept_apart_is_taken():
+    reward = Constrained(Length(), Shouting(), limit=0.25)
+    reward.set_state({"multiplier": 1.5, "last_excess": -0.05})
+    assert (reward.multiplier, reward.integral) == (1.5, None), "the sum begins with the multiplier"
+
+
 def test_a_retry_finds_the_memory_of_a_part_that_had_answered_as_it_was():
     calls = []
 

@@ -27,7 +27,7 @@ FILES = {
     "latin.csv": ("prompt\ncafé\nbye\n".encode("latin-1"), r"latin.csv:2: byte 0xe9 is not UTF-8"),
     "chinese.csv": ("prompt\n很好\n不好\n".encode("gb18030"), r"chinese.csv:2: byte 0x\w\w is not UTF-8"),
 }
-COME_WITH_CORE = {"jinja2", "pygments"}  # with torch and rich
+COME_WITH_CORE = {"httpx2", "jinja2", "pygments"}  # with huggingface-hub, torch and rich
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 NEEDS = {
     "rlhf/Translate-v0": "pip install 'rlhf-envs[translate]'",

@@ -22,7 +22,8 @@ from tests.beside import beside
 
 pytest.importorskip("sqlalchemy")
 
-from rlhf_envs.feedback import FeedbackStore, Task
+from rlhf_envs.feedback import FeedbackStore, NewItem, Task
+from rlhf_envs.feedback.annotating import Response, work
 
 PROMPTS, COMPLETIONS = ["p"] * 3, ["bad", "fine", "good"]
 RATINGS = {"bad": 1, "fine": 3, "good": 5}
@@ -114,6 +115,32 @@ def test_the_score_is_the_mean_of_overlap_people_on_the_scale_of_the_store(path:
     ratings = iter([0, 10, 5])
     with people(path, lambda task: {"rating": next(ratings)}, names=("ann", "bob", "eve")):
         assert make(path, overlap=3)(prompts=["p"], completions=["c"])[0] == pytest.approx(0.0)
+
+
+def test_who_clicks_at_random_hardly_counts_once_that_shows(path: Path) -> None:
+    """In the score, and in the rows that the model is fitted to."""
+    draw = np.random.default_rng(0)
+    worth = {f"text {i}": int(draw.integers(1, 6)) for i in range(20)}
+
+    def judged(store: FeedbackStore, name: str, completion: str) -> Response:
+        return Response({"rating": int(draw.integers(1, 6)) if name in ("x", "y") else worth[completion]})
+
+    names, texts = ("ann", "bob", "eve", "ivy", "joe", "x", "y"), list(worth)
+    with FeedbackStore(path) as store:
+        store.add_items(
+            NewItem("rating", "p", (text,), source="environment", overlap=7, max_overlap=7) for text in texts
+        )
+        for name in names:
+            work(store, name, lambda task, name=name: judged(store, name, task.item.completions[0]))  # type: ignore[misc]
+    prompts, expected = ["p"] * len(texts), (np.array(list(worth.values())) - 3) / 2
+    plain, weighed = (np.asarray(make(path, overlap=7, weigh=weigh)(prompts, texts)) for weigh in (False, True))
+    assert np.abs(weighed - expected).mean() < 0.1 < np.abs(plain - expected).mean()
+    rows: list[dict[str, Any]] = []
+    reward = make(path, mode="async", refit_every=100, overlap=7)
+    reward.refit = lambda given: rows.extend(given)
+    reward(prompts, texts)
+    clicked = {row["weight"] for row in rows if row["annotator"] in ("x", "y")}
+    assert max(clicked) < 0.3 < min(row["weight"] for row in rows if row["annotator"] not in ("x", "y"))
 
 
 def test_a_conversation_is_shown_as_text_and_fitted_to_as_messages(path: Path) -> None:
@@ -421,6 +448,36 @@ def test_the_answers_to_a_criterion_are_the_reward_on_its_own_scale(kind: str, p
         assert store.progress().items == 3
     if kind == "rating":
         np.testing.assert_array_equal(make(path)(PROMPTS, COMPLETIONS), SCORES)
+
+
+def test_several_criteria_are_weighed_and_count_where_all_are_answered(path: Path) -> None:
+    with FeedbackStore(path) as store:
+        store.update_settings(questions=[HELPFUL, {**KIND, "required": False}])
+    said = {"bad": {"helpful": 10, "kind": "no"}, "fine": {"helpful": 5, "kind": "yes"}, "good": {"helpful": 0}}
+    with people(path, rate, answers=lambda task: said[task.item.completions[0]]):
+        reward = make(path, criterion={"helpful": 3, "kind": -1}, on_timeout="mean", timeout=None)
+        scores = reward(PROMPTS, COMPLETIONS)
+    assert scores.tolist() == [(3 * 1 - -1) / 4, (3 * 0 - 1) / 4, pytest.approx((1 - 0.25) / 2)]
+    assert reward.missed == 1
+    assert sorted(row["label"] for row in reward.labels()) == [-0.25, 1.0]
+    with pytest.raises(ValueError, match="has the criterion 3 of 'helpful' and -1 of 'kind' already, so not 'kind'"):
+        reward.take_criterion("kind")
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        ({}, "criterion is {}: expected the name of a question, or several with weights"),
+        ({"helpful": 0}, "weight of criterion 'helpful' is 0: a number other than 0"),
+        ({"helpful": "much"}, "weight of criterion 'helpful' is 'much'"),
+        ({"helpful": 1, "kinder": 1}, "no criterion 'kinder'; did you mean 'kind'"),
+    ],
+)
+def test_weights_that_are_none_are_refused(criterion: Any, message: str, path: Path) -> None:
+    with FeedbackStore(path) as store:
+        store.update_settings(questions=[HELPFUL, KIND])
+    with pytest.raises(ValueError, match=message):
+        make(path, criterion=criterion).open()
 
 
 def test_an_optional_criterion_that_people_leave_out_is_not_waited_for(path: Path, monkeypatch: Any) -> None:
