@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import itertools
+import multiprocessing
 import os
 import re
 import socket
+import sqlite3
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +23,15 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+
+# A process of tests has one server that forks processes, whoever asks first. Without these each process imports them.
+if "forkserver" in multiprocessing.get_all_start_methods():
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        [
+            *("agents.training.run", "transformers.models.gpt2.modeling_gpt2", "torch._dynamo"),
+            "rlhf_envs.feedback.web.admin.forecast",
+        ]
+    )
 
 _connect = socket.socket.connect
 
@@ -35,11 +48,56 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", _connect_locally)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let no test wait until what it wrote is on the disk: what is killed in tests is a process, never the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def waits_for_the_disk() -> None:
+    """Ask that this test's databases wait for the disk as they do for people."""
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let no commit of SQLite wait until it is on the disk: each took 8 ms so, one after another."""
+    sqlalchemy = sys.modules.get("sqlalchemy")
+    if sqlalchemy is None or "waits_for_the_disk" in request.fixturenames:
+        yield
+        return
+    for event in ("connect", "checkout"):
+        sqlalchemy.event.listen(sqlalchemy.pool.Pool, event, _relax)
+    yield
+    for event in ("connect", "checkout"):
+        sqlalchemy.event.remove(sqlalchemy.pool.Pool, event, _relax)
+
+
+def _relax(connection: Any, *_: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
+
+
 @pytest.fixture(autouse=True)
 def _one_torch_thread() -> None:
     # Only where torch is imported already: some tests assert that it is not.
     if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != 1:
         sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give environments every nth row of their data, some 64: to read and cut all is most of a short run's work."""
+    episodes = importlib.import_module("rlhf_envs.episodes")
+    every = episodes.environment_rows
+
+    def few(*args: Any, **kwargs: Any) -> Any:
+        rows = every(*args, **kwargs)
+        return rows[:: max(1, len(rows) // 64)]
+
+    monkeypatch.setattr(episodes, "environment_rows", few)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,7 +118,28 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.collect()
         gc.freeze()
+        gc.set_threshold(2000, 10, 10**9)
         gc.enable()
+
+
+_TESTS = itertools.count(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Make the full passes of the garbage collector between tests, and pass over what outlived one from then on.
+
+    Left alone it made most of them for modules that tests import as they go: a twelfth of the suite's time. After a
+    thousand tests nothing is passed over, so that what a later test let go is freed.
+    """
+    done = yield
+    is_thousandth = next(_TESTS) % 1000 == 0
+    if is_thousandth:
+        gc.unfreeze()
+    if is_thousandth or gc.get_count()[2] >= 10:
+        gc.collect()
+        gc.freeze()
+    return done
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

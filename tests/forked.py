@@ -1,4 +1,4 @@
-"""Run a function in several ranks, forked from the test's process: nothing is imported again."""
+"""Run a function in several ranks, or code in a process of its own, by forks: nothing is imported again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ import torch
 from agents.core import ranks
 from agents.scale.group import joined
 
-__all__ = ["free_port", "on_ranks"]
+__all__ = ["free_port", "on_ranks", "run_python"]
 
 SECONDS = 100
 
@@ -77,3 +79,34 @@ def _be(
         result = (True, f"{type(error).__name__}: {error}", traceback.format_exc())
     (folder / f"result{rank}").write_bytes(pickle.dumps(result))
     os._exit(0)
+
+
+def run_python(code: str, cwd: Path, path: Sequence[Path] = ()) -> subprocess.CompletedProcess[str]:
+    """Run code as `python -c` does in a folder, in a fork of a process that has imported agents and nothing of a test.
+
+    Args:
+        code: the program.
+        cwd: the folder that it runs in, and imports from.
+        path: folders that it imports from besides.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        outputs = [Path(name) / "stdout", Path(name) / "stderr"]
+        paths = [str(cwd), *map(str, path)]
+        given = (code, str(cwd), paths, dict(os.environ), [*map(str, outputs)])
+        process = multiprocessing.get_context("forkserver").Process(target=_execute, args=given)
+        process.start()
+        process.join(500)
+        process.kill()
+        process.join()
+        return subprocess.CompletedProcess(code, process.exitcode or 0, *(file.read_text() for file in outputs))
+
+
+def _execute(code: str, cwd: str, paths: list[str], environment: dict[str, str], outputs: list[str]) -> None:
+    for descriptor, file in enumerate(outputs, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    os.environ.clear()
+    os.environ |= environment
+    os.chdir(cwd)
+    sys.path[:0] = paths
+    sys.argv = ["-c"]
+    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -16,7 +17,9 @@ from typing import NamedTuple
 import gymnasium as gym
 import pytest
 
+from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.registration import task_of, text_environments
+from rlhf_envs.rewards.aspects import read_aspects
 from tests.rlhf_envs.chat_families import family_tokenizer
 from tests.rlhf_envs.small_models import save_model
 
@@ -79,8 +82,18 @@ def follow(page: str, folder: Path) -> list[str]:
 def test_pages_with_marked_blocks_have_a_test_that_follows_them() -> None:
     assert {page for page in PAGES if any(block.run or block.file for block in blocks(page))} == {
         "start",
+        "guides/aspects",
+        "guides/cluster",
+        "guides/export",
+        "guides/explain",
         "guides/instruct",
+        "guides/privacy",
+        "guides/judges",
+        "guides/self-training",
         "guides/ranks",
+        "guides/serve",
+        "guides/watch",
+        "guides/workers",
         "guides/feedback/study",
         *TUTORIALS,
     }
@@ -139,7 +152,7 @@ def test_a_reward_of_ones_own_is_learned(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ones_own_data_are_trained_on_and_evaluated(tmp_path: Path) -> None:
     trained, shown = follow("tutorials/data", tmp_path)
-    assert "32 held-out prompts, mean" in trained
+    assert "32 completions of 1 held-out prompt, mean" in trained
     assert re.fullmatch(r"(the film opens|i watched|the second half|her perf|the ending) .* \| \(96,\)", shown.strip())
     report = json.loads((tmp_path / "logs" / "ppo" / "mine" / "report.json").read_text())
     assert report["after"]["split"] == "test"
@@ -162,8 +175,8 @@ def test_the_readme_of_own_data_is_followed(tmp_path: Path) -> None:
     shutil.copytree(OWN_DATA, tmp_path / "own_data")
     commands = [m["text"] for m in BLOCK.finditer((OWN_DATA / "README.md").read_text(encoding="utf-8"))]
     trained, evaluated = [bash(command, tmp_path / "own_data") for command in commands]
-    assert "16 held-out prompts, mean" in trained
-    assert "32 held-out prompts, test split" in evaluated
+    assert "16 completions of 4 held-out prompts, mean" in trained
+    assert "32 completions of 4 held-out prompts, test split" in " ".join(evaluated.split())
 
 
 def test_own_data_has_what_its_readme_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +187,15 @@ def test_own_data_has_what_its_readme_names(monkeypatch: pytest.MonkeyPatch) -> 
     env = eval(made.replace("my.jsonl", str(OWN_DATA / "my.jsonl")), {"gym": gym}).unwrapped
     assert len(env.rows) == 32
     assert env.reward_fn(["p", "p"], ["some music", "a story"], word=["music", "music"]) == [1.0, 0.0]
+
+
+@pytest.mark.slow
+def test_the_page_on_exports_is_followed(tmp_path: Path) -> None:
+    plain, small, sparse = follow("guides/export", tmp_path)
+    assert "+0.00%" in plain
+    assert "Lowercase" in small
+    assert "0.500" in sparse
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "small", "sparse"}
 
 
 @pytest.mark.slow
@@ -246,6 +268,62 @@ def test_a_study_ends_in_reward_models_of_two_criteria(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_study_ends_in_an_agent_that_is_trained_by_two_aspects(tmp_path: Path) -> None:
+    shutil.copytree(STUDY, tmp_path, dirs_exist_ok=True)
+    fitted, printed, rounds = follow("guides/aspects", tmp_path)
+    assert "praise, fresh" in fitted and "lowest weight" in fitted
+    assert "reward_praise" in printed and "reward_fresh" in printed
+    assert re.search(r"token .*praise .*fresh", printed), "explained by aspect"
+    for name in ("praise", "fresh"):
+        assert re.search(rf"^ 1 +{name} +weight 1 ", rounds, re.M), "each before and after the round"
+    shown = next(block.text for block in blocks("guides/aspects") if block.language == "yaml")
+    aspects = tmp_path / "models" / "aspects.yml"
+    assert aspects.read_text().splitlines()[2:] == ["praise: {weight: 1}", "fresh: {weight: 1}"]
+    for name in ("harm", "true"):
+        shutil.copytree(tmp_path / "models" / "praise", tmp_path / "models" / name)
+    aspects.write_text(shown)
+    assert list(read_aspects(aspects)) == ["praise", "fresh", "harm", "true", "variety"]
+
+
+def test_the_python_of_the_page_on_private_data_says_what_it_returns() -> None:
+    pytest.importorskip("phonenumbers", reason="the page needs the extra privacy")
+    (code,) = [block.text for block in blocks("guides/privacy") if block.language == "python"]
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["shown"] == "Mail [EMAIL] now"
+    said = [line.split("  # ") for line in code.splitlines() if "  # " in line and not line.startswith("stream")]
+    assert len(said) == 3
+    for call, result in said:
+        value = eval(call, names)
+        assert (repr(value) if isinstance(value, list) else f'"{value}"') == result
+
+
+@pytest.mark.slow
+def test_private_data_is_masked_and_a_person_forgotten(tmp_path: Path) -> None:
+    pytest.importorskip("phonenumbers", reason="the page needs the extra privacy")
+    masked, audit, forgotten = follow("guides/privacy", tmp_path)
+    assert masked == "Mail [EMAIL] or call [PHONE].\n我的手机号是[PHONE]，张三。\n"
+    assert '"masked": {"email": 1}' in audit
+    assert "1 answers and skips deleted" in forgotten and "out of reach: backups" in forgotten
+
+
+@pytest.mark.slow
+def test_a_judge_is_checked_and_tells_which_model_wins(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy", reason="the page needs the extras web and agreement")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    for block in blocks("guides/judges"):
+        text = block.text.replace("8123", port)
+        if block.file is not None:
+            (tmp_path / block.file).write_text(text, encoding="utf-8")
+        elif block.run:
+            printed = bash(text, tmp_path)
+    assert "people's own alpha" in printed and "24 answers, 0 without a verdict" in printed
+    assert len(re.findall(r"^ +win rate +", printed, re.M)) == 2, "by people and by judges"
+    assert len((tmp_path / "pairs.jsonl").read_text().splitlines()) >= 12
+
+
+@pytest.mark.slow
 def test_the_comparison_reports_every_run(tmp_path: Path) -> None:
     follow("tutorials/compare", tmp_path)
     runs = {path.relative_to(tmp_path / "lab").parts[:2] for path in (tmp_path / "lab").rglob("progress.csv")}
@@ -285,6 +363,79 @@ def test_the_package_is_installed_and_the_commands_run(folder: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_drift_of_served_traffic_is_seen(tmp_path: Path) -> None:
+    for package in ("openai", "prometheus_client", "sqlalchemy"):
+        pytest.importorskip(package, reason="the page needs the extra serve")
+    (printed,) = follow("guides/watch", tmp_path)
+    alerts = [json.loads(line) for line in printed.splitlines()]
+    assert {"kind": "topic", "subject": "crime"}.items() <= alerts[0].items() and alerts[0]["terms"] == ["murder"]
+    (drift,) = [alert for alert in alerts if alert["kind"] == "drift"]
+    assert {"prompts", "prompt length", "completion length"} <= set(drift["features"])
+    assert (tmp_path / "reference.npz").is_file() and "nobody asks" not in (tmp_path / "serve.log").read_text()
+    page = (tmp_path / "admin.html").read_text(encoding="utf-8")
+    assert "score gold" in page and "drift" in page and "nobody asks" not in page
+
+
+@pytest.mark.slow
+def test_a_run_is_served_judged_and_trained_on(tmp_path: Path) -> None:
+    for package in ("openai", "prometheus_client", "crowdkit"):
+        pytest.importorskip(package, reason="the page needs the extras serve and agreement")
+    trained, exported, asked, _ = follow("guides/serve", tmp_path)
+    assert "512 tokens" in trained and "written to exported" in exported
+    digest = hashlib.sha256(hashlib.sha256((tmp_path / "exported" / "model.safetensors").read_bytes()).digest())
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        assert {item.policy for item in store.items()} == {f"mine@{digest.hexdigest()[:12]}"}, "the export is judged"
+    lines = asked.splitlines()
+    assert sum("'stored': ['thumbs', 'correction']" in line for line in lines) == 6
+    assert lines[-2 if not lines[-1] else -1] == "data: [DONE]" and asked.count("data: {") > 2
+    log = [json.loads(line) for line in (tmp_path / "serve.log").read_text().splitlines() if line.startswith("{")]
+    assert {"draining", "request", "engine"} <= {entry["event"] for entry in log}
+    assert "is a joy" not in (tmp_path / "serve.log").read_text()
+    assert (tmp_path / "logs" / "loop" / "next" / "model" / "model.safetensors").is_file()
+    (_, metrics) = json.loads((tmp_path / "logs" / "loop" / "next" / "report.json").read_text())["rounds"]
+    assert metrics["served"] >= 6 and metrics["asked"] == 0
+
+
+@pytest.mark.slow
+def test_a_model_learns_its_own_best_answers(tmp_path: Path) -> None:
+    rounds, others = follow("guides/self-training", tmp_path)
+    assert "round 2: reward" in rounds and "gold" in rounds
+    assert "fine-tuned: " in others and "sft on rlhf/Prompts-v0 with tiny" in others
+    assert (tmp_path / "logs" / "self-train" / "mine" / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "fine-tuned" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_experiments_run_on_a_cluster_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="the page needs the extra ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (printed,) = follow("guides/cluster", tmp_path)
+    assert "2/2 " in printed and "trial 1: " in printed
+    assert (tmp_path / "lab" / "ppo" / "seed_00" / "result.json").is_file()
+    assert (tmp_path / "logs" / "tune" / "ppo" / "TokenBandit-v0" / "trials" / "001.log").is_file()
+
+
+@pytest.mark.slow
+def test_runs_with_workers_train(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the page needs the extra ray")
+    for printed in follow("guides/workers", tmp_path):
+        assert "960 tokens" in printed
+
+
+@pytest.mark.slow
+def test_scores_are_explained(tmp_path: Path) -> None:
+    pytest.importorskip("captum")
+    rewards, run = follow("guides/explain", tmp_path)
+    english, chinese = (DOCS / place / "guides" / "explain.md" for place in ("", "zh"))
+    for token, value in re.findall(r"^\| (\w+) \| ([+-]\d\.\d+) \|$", english.read_text(encoding="utf-8"), re.M):
+        assert re.search(rf"completion +{token} +{re.escape(value)}", rewards)
+        assert f"| {token} | {value} |" in chinese.read_text(encoding="utf-8")
+    assert "token by token, in nats; against tiny" in run
+    assert (tmp_path / "why.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert json.loads((tmp_path / "why.json").read_text(encoding="utf-8"))["completion"] == " a masterpiece."
+
+
+@pytest.mark.slow
 def test_runs_on_several_ranks_and_machines_train(tmp_path: Path) -> None:
     for printed in follow("guides/ranks", tmp_path):
         assert "960 tokens, " in printed and printed.count("Everything is in") == 1
@@ -297,4 +448,4 @@ def test_runs_on_several_ranks_and_machines_train(tmp_path: Path) -> None:
         first, second = pool.map(lambda text: bash(text, tmp_path), here)
     assert "960 tokens, " in first
     assert not second
-    assert len(list((tmp_path / "logs" / "ppo").iterdir())) == 3
+    assert len(list((tmp_path / "logs" / "ppo").iterdir())) == 4

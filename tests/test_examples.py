@@ -175,11 +175,23 @@ def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES / "people_in_the_loop.py"))
 
 
-def test_a_person_may_skip_and_ends_the_wait(people: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_person_may_skip_and_ends_the_wait(
+    people: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with FeedbackStore(people["STORE"]) as store:
         store.add_items([NewItem("pairwise", prompt, (" x", " y")) for prompt in "abc"])
-        answers = iter([{"choice": 0}, None, {"choice": 1}])
-        person = threading.Timer(1.5, lambda: work(store, "ada", lambda _: Response(next(answers))))
+        answers, said = iter([{"choice": 0}, None, {"choice": 1}]), threading.Event()
+
+        def tell(*words: Any, **how: Any) -> None:
+            print(*words, **how)
+            said.set()
+
+        def answer() -> None:
+            said.wait(60)
+            work(store, "ada", lambda _: Response(next(answers)))
+
+        monkeypatch.setitem(people["wait_for_a_person"].__globals__, "print", tell)
+        person = threading.Thread(target=answer)
         person.start()
         people["wait_for_a_person"](store)
         person.join()

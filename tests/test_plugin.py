@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.forked import run_python
+
 ROOT = Path(__file__).parent.parent
 SMALL = ["--env", "rlhf/TokenBandit-v0", "-n", "96", "--n-envs", "16", "--test-episodes", "4", "--eval-freq", "0"]
 
@@ -42,8 +44,8 @@ def plugin(folder: Path, distribution: str, name: str, value: str) -> Path:
 
 
 def test_the_example_is_found_and_trains_on_the_command_line(installed: Path, tmp_path: Path) -> None:
-    train = ["-m", "agents.cli", "train", *SMALL, "--no-progress", "--threads", "1"]
-    done = python(*train, "--algo", "expert_iteration", "-f", str(tmp_path), path=installed, cwd=tmp_path)
+    train = ["train", *SMALL, "--no-progress", "--threads", "1", "--algo", "expert_iteration", "-f", str(tmp_path)]
+    done = run_python(f"from agents.cli import app\napp({train})", tmp_path, [installed])
     assert done.returncode == 0, done.stderr
     progress = (tmp_path / "expert_iteration" / "TokenBandit-v0_1" / "progress.csv").read_text()
     assert "train/imitation_loss" in progress.split("\n")[0]
@@ -69,7 +71,9 @@ def test_the_example_imitates_the_best_episodes(monkeypatch: pytest.MonkeyPatch)
         agents.make("expert_iteration", "rlhf/TokenBandit-v0", n_envs=16, top_share=0)
 
 
-def test_a_plugin_that_cannot_be_imported_is_named_and_the_others_work(tmp_path: Path) -> None:
+def test_a_plugin_that_cannot_be_imported_is_named_and_the_others_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "broken_module.py").write_text("raise RuntimeError('needs a newer moon')\n")
     folder = plugin(tmp_path, "broken-plugin", "broken", "broken_module:Algorithm")
     code = (
@@ -78,7 +82,8 @@ def test_a_plugin_that_cannot_be_imported_is_named_and_the_others_work(tmp_path:
         "try:\n    agents.make('broken', 'rlhf/TokenBandit-v0')\nexcept ImportError as error:\n    print(error)\n"
         f"from agents.cli import app\napp({['train', *SMALL, '--algo', 'broken', '-f', 'logs']})"
     )
-    done = python("-c", code, path=folder, cwd=tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    done = run_python(code, tmp_path, [folder])
     assert (
         "the algorithm 'broken' of broken-plugin 1.0, entry point broken = 'broken_module:Algorithm', cannot be "
         "imported: RuntimeError: needs a newer moon"

@@ -23,14 +23,14 @@ def test_it_prints_a_row_for_each_setting(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_log_probabilities_that_are_off_by_half_a_nat_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    compute_again = SequenceRolloutBuffer._compute_again
+    compute_again = SequenceRolloutBuffer.compute_again
 
     def off(self: SequenceRolloutBuffer, policy: object) -> dict[str, float]:
         found = compute_again(self, policy)
         self.log_probs = self.log_probs + 0.5
         return found
 
-    monkeypatch.setattr(SequenceRolloutBuffer, "_compute_again", off)
+    monkeypatch.setattr(SequenceRolloutBuffer, "compute_again", off)
     _, whole, parts = first_ratios.measure(**TOY, **first_ratios.SETTINGS["dtype bfloat16, eager"])
     assert len(whole) == len(parts) == 24
     assert whole == pytest.approx(np.full(24, 1 - np.exp(-0.5)), abs=0.02)
