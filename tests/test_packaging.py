@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
+FOR_CONTRIBUTORS = {"dev", "docs", "test"}  # extras
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MB = 1024 * 1024
 
@@ -88,7 +89,7 @@ def test_every_requirement_is_pinned_inside_its_range(python: str) -> None:
 def test_the_table_of_extras_has_each_that_adds_something_for_users(page: str) -> None:
     table = [line.split("|")[1] for line in (ROOT / page).read_text(encoding="utf-8").splitlines() if line[:3] == "| `"]
     named = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
-    assert set(read_project()["optional-dependencies"]) - {"dev", "docs"} <= named
+    assert set(read_project()["optional-dependencies"]) - FOR_CONTRIBUTORS <= named
 
 
 def test_extras_refer_to_extras_that_exist() -> None:
@@ -112,7 +113,7 @@ def test_oldest_environment_runs_every_lower_bound_but_torchs() -> None:
     oldest = (ROOT / "tox.ini").read_text(encoding="utf-8").split("[testenv:oldest]")[1].split("[testenv:")[0]
     tested = dict(re.findall(r"^\s+([\w.-]+)==([\d.]+)$", oldest, re.MULTILINE))
     project = read_project()
-    extras = [lines for extra, lines in project["optional-dependencies"].items() if extra not in ("dev", "docs")]
+    extras = [lines for extra, lines in project["optional-dependencies"].items() if extra not in FOR_CONTRIBUTORS]
     for requirement in map(Requirement, sum(extras, project["dependencies"])):
         bounds = {bound.operator: bound.version for bound in requirement.specifier}
         if ">=" in bounds and requirement.name not in ("torch", "openenv"):
