@@ -158,7 +158,7 @@ def round_inputs(model: torch.nn.Module, quantize: str) -> None:
             module.register_forward_pre_hook(rounded)
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+@pytest.mark.parametrize("shape", ["gpt2", "llama", "gemma2"])
 @pytest.mark.parametrize("quantize", ["float16", "int8", "int4"])
 def test_quantised_files_are_computed_as_they_read_back(
     shape: str, quantize: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
@@ -170,7 +170,8 @@ def test_quantised_files_are_computed_as_they_read_back(
     round_inputs(model, quantize)
     found = compare(llama, model, tokenizer, n_greedy=1)
     assert found.nats[1] < (2e-3 if quantize == "float16" else 0.02)
-    assert shape == "gpt2" or quantize == "float16" or found.nats[1] < apart.nats[1] / 2
+    # Of those with GELU, which ggml looks up in a table of float16, the rest is as large.
+    assert shape != "llama" or quantize == "float16" or found.nats[1] < apart.nats[1] / 2
     assert apart.nats[1] < 0.1 and apart.perplexities[1] == pytest.approx(apart.perplexities[0], rel=0.02)
 
 
