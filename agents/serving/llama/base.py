@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from ..dialect import CountingDialect, plain
@@ -21,9 +21,10 @@ class LlamaDialect(CountingDialect):
 
     advice = "ask without it"
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__(folder)
-        self._texts = Texts(self._tokenizer)
+    @cached_property
+    def _texts(self) -> Texts:
+        """What writes texts for the engine's GGUF, which may have been made elsewhere."""
+        return Texts(self._tokenizer, strict=False)
 
     def translate(self, request: Request) -> dict[str, Any]:
         body = super().translate(request)

@@ -32,6 +32,7 @@ class Texts:
 
     Args:
         tokenizer: a fast tokenizer.
+        strict: refuse a tokenizer whose spaces GGUF cannot say. Otherwise nothing is done about its spaces.
 
     Attributes:
         marks: how it marks spaces; None of a tokenizer of another kind than SentencePiece's.
@@ -43,10 +44,16 @@ class Texts:
         ValueError: llama.cpp cannot split text as the tokenizer does.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, strict: bool = True) -> None:
         content = content_of(tokenizer)
         model, steps = content["model"], flat(content["normalizer"], "normalizers")
-        self.marks = read_marks(content) if model["type"] == "BPE" and model["byte_fallback"] else None
+        self.marks: SpaceMarks | None = None
+        if model["type"] == "BPE" and model["byte_fallback"]:
+            try:
+                self.marks = read_marks(content)
+            except ValueError:
+                if strict:
+                    raise
         steps = steps[: self.marks.n_others] if self.marks else steps
         self._normalizer = _normalizer(steps)
         self._added = frozenset(token["content"] for token in content["added_tokens"])

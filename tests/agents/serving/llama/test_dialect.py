@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers, pre_tokenizers
 
 pytest.importorskip("prometheus_client", reason="the gateway needs the extra serve")
 from agents.serving import gateway
@@ -105,6 +106,14 @@ def test_spaces_that_llama_cpp_puts_are_left_out(kind: str, sent: str, tmp_path:
     dialect = LlamaCppPythonDialect(prepare(str(source), tmp_path / "served").folder)
     assert dialect.translate(CompletionRequest(model="m", prompt=" a"))["prompt"] == sent
     assert dialect.translate(CompletionRequest(model="m", prompt="a b"))["prompt"] == "a b"
+
+
+def test_a_tokenizer_that_export_refuses_is_served_from_a_gguf_made_elsewhere(tmp_path: Path) -> None:
+    tokenizer = trained_pieces("each")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    dialect = LlamaCppPythonDialect(prepare(str(save_small(tmp_path / "small", tokenizer)), tmp_path / "served").folder)
+    assert dialect.translate(CompletionRequest(model="m", prompt=" A"))["prompt"] == " a"
 
 
 @pytest.mark.parametrize(
