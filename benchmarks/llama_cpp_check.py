@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents.serving.export.gguf.tokens import Texts
 from agents.serving.export.gguf.writing import FILE, write_gguf
 from rlhf_envs.models import load_causal_lm, load_tokenizer, resolve
 
@@ -133,13 +134,12 @@ def compare(
         llama: see `open_gguf`.
         model: a causal language model, float32.
         tokenizer: the model's.
-        texts: whose tokens are compared. What the tokenizer does before it splits is done for llama.cpp, which cannot.
+        texts: whose tokens are compared. What a GGUF cannot say of the tokenizer is done before.
         prose: whose log-probabilities and greedy continuations are compared.
         n_greedy: tokens of each continuation.
     """
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    read = {text: text if normalizer is None else normalizer.normalize_str(text) for text in texts}
-    other = [text for text, shown in read.items() if read_ids(llama, shown) != tokenizer(text)["input_ids"]]
+    written = Texts(tokenizer)
+    other = [text for text in texts if read_ids(llama, written(text)) != tokenizer(text)["input_ids"]]
     taken, same = [], 0
     for text in prose:
         ids = tokenizer(text)["input_ids"]

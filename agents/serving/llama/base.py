@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import secrets
+from functools import cached_property
 from typing import Any
 
 from ..dialect import CountingDialect, plain
 from ..errors import Refusal
+from ..export.gguf.tokens import Texts
 from ..requests import Request
 
 __all__ = ["LlamaDialect"]
@@ -20,32 +21,32 @@ class LlamaDialect(CountingDialect):
 
     advice = "ask without it"
 
+    @cached_property
+    def _texts(self) -> Texts:
+        """What writes texts for the engine's GGUF, which may have been made elsewhere."""
+        return Texts(self._tokenizer, strict=False)
+
     def translate(self, request: Request) -> dict[str, Any]:
         body = super().translate(request)
         self._check(request, body)
         if "messages" in body:
             body["messages"] = [self._said(message) for message in plain(body["messages"])]
         else:
-            body["prompt"] = self._normalized(body["prompt"])
+            body["prompt"] = self._prompt(body["prompt"])
         seed = body.get("seed")
         body["seed"] = secrets.randbelow(SEEDS) if seed is None else seed % SEEDS
         return {**self._drawing(), **body}
 
     def _said(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Return a message with its content normalized."""
+        """Return a message with what its GGUF cannot say done to its content."""
         content = message.get("content")
-        return {**message, "content": self._normalized(content)} if isinstance(content, str) else message
+        return {**message, "content": self._texts.inner(content)} if isinstance(content, str) else message
 
-    def _normalized(self, prompt: Any) -> Any:
-        """Return texts as the tokenizer has them before it splits them, in lower case or so: a GGUF cannot say that."""
-        normalizer = self._tokenizer.backend_tokenizer.normalizer
+    def _prompt(self, prompt: Any) -> Any:
+        """Return texts with what their GGUF cannot say done: lower case, or a space before the first word."""
         if isinstance(prompt, list):
-            return [self._normalized(one) for one in prompt]
-        if normalizer is None or not isinstance(prompt, str):
-            return prompt
-        special = "|".join(map(re.escape, self._tokenizer.all_special_tokens)) or r"\A\b\B"
-        parts = re.split(f"({special})", prompt)  # special tokens stay as they are
-        return "".join(part if i % 2 else normalizer.normalize_str(part) for i, part in enumerate(parts))
+            return [self._prompt(one) for one in prompt]
+        return self._texts(prompt) if isinstance(prompt, str) else prompt
 
     def _drawing(self) -> dict[str, Any]:
         """Return how tokens are drawn where the request does not say."""

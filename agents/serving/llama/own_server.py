@@ -22,6 +22,7 @@ from typing import Any
 
 from ..dialect import Reader
 from ..errors import Refusal
+from ..export.gguf.tokens import Texts
 from ..requests import ChatRequest, CompletionRequest, Request
 from .base import LlamaDialect
 
@@ -57,7 +58,7 @@ class LlamaServerDialect(LlamaDialect):
         return None
 
     def reader(self, request: Request) -> Reader:
-        return _Reads(request, self._tokenizer)
+        return _Reads(request, self._tokenizer, self._texts)
 
     def usage(self, request: Request, texts: Sequence[str]) -> dict[str, int]:
         found = super().usage(request, texts)
@@ -95,11 +96,11 @@ def _n_alternatives(request: Request) -> int:
 class _Reads:
     """Put an answer, or its parts one after the other, into OpenAI's shape."""
 
-    def __init__(self, request: Request, tokenizer: Any) -> None:
+    def __init__(self, request: Request, tokenizer: Any, texts: Texts) -> None:
         self._is_text, self._n = not isinstance(request, ChatRequest), _n_alternatives(request)
         prompt = getattr(request, "prompt", "")
         self._is_one = (request.n or 1) == 1 and (isinstance(prompt, str) or isinstance(next(iter(prompt), 0), int))
-        self._tokenizer = tokenizer
+        self._tokenizer, self._texts = tokenizer, texts
         self._written = Counter[int]()  # characters of each choice
 
     def __call__(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -116,8 +117,7 @@ class _Reads:
     def _scores(self, choice: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
         for entry in entries:
             own = self._tokenizer.convert_ids_to_tokens(entry["id"])
-            # A token of byte-level BPE has a letter per byte.
-            if own not in self._tokenizer.all_special_tokens and len(entry["bytes"]) > len(own):
+            if own not in self._tokenizer.all_special_tokens and len(entry["bytes"]) > self._texts.n_bytes(own):
                 message = "the engine lost log-probabilities of a character that takes several tokens: ask without them"
                 raise Refusal(502, "engine_without_logprobs", message, param="logprobs")
             entry["top_logprobs"] = entry["top_logprobs"][: self._n]

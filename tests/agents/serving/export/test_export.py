@@ -25,7 +25,7 @@ from rlhf_envs.models import load_causal_lm, load_tokenizer, load_with_adapters
 from rlhf_envs.models.adapters import add_adapters, base_checksum, save_adapters
 from rlhf_envs.models.adapters.layers import adapter_weights
 from tests.agents.conftest import build_config, build_model
-from tests.rlhf_envs.small_models import byte_level, llama_style, save_model
+from tests.rlhf_envs.small_models import byte_level, save_model
 
 IDS = torch.arange(5, 29)[None]
 ROWS = [{"prompt": f"film {number}", "split": "test"} for number in range(8)]
@@ -197,8 +197,6 @@ def test_a_family_that_gguf_lacks_is_named(shape: str) -> None:
 
 def test_a_tokenizer_that_gguf_cannot_say_is_refused(folder: Path, tmp_path: Path) -> None:
     model = load_causal_lm(str(folder))
-    with pytest.raises(ValueError, match="byte-level BPE"):
-        write_gguf(model, llama_style(), tmp_path, None, "small")
     with pytest.raises(ValueError, match="vocabulary ends at 49"):
         write_gguf(build_model("gpt2"), byte_level(), tmp_path, None, "small")
     with pytest.raises(ValueError, match="how this tokenizer splits"):

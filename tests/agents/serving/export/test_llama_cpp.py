@@ -14,9 +14,18 @@ pytest.importorskip("llama_cpp", reason="llama.cpp itself needs llama-cpp-python
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
+from agents.serving.export.gguf.tokens import Texts
 from agents.serving.export.gguf.writing import load_gguf, write_gguf
 from benchmarks.llama_cpp_check import TEXTS, compare, greedy_ids, log_probs, open_gguf, read_ids
-from tests.agents.serving.llama.files import KINDS, ROPES, small_model, trained_tokenizer
+from tests.agents.serving.llama.files import (
+    GEMMAS,
+    KINDS,
+    PIECES,
+    ROPES,
+    small_model,
+    trained_pieces,
+    trained_tokenizer,
+)
 
 MESSAGES = [{"role": "system", "content": "Say it briefly."}, {"role": "user", "content": " 你好, 12 <|im_end|>?"}]
 
@@ -38,6 +47,58 @@ def test_llama_cpp_reads_the_tokens_that_the_tokenizer_reads(kind: str, bos: boo
             tokenizer(text)["input_ids"]
         )
     assert (llama.token_bos(), llama.token_eos()) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_llama_cpp_joins_what_the_tokenizer_merges(kind: str, tmp_path: Path) -> None:
+    tokenizer = trained_pieces(kind)
+    model = small_model("llama", len(tokenizer))
+    write_gguf(model, tokenizer, tmp_path, None, "small")
+    llama, texts = open_gguf(tmp_path / "model.gguf"), Texts(tokenizer)
+    end = tokenizer.eos_token
+    for text in (*TEXTS, " " * 9, "\n\n\n", f"the film{end} was", "<0x0A>", "12345678", "is it? IT'S"):
+        if (kind == "first" and end in text) or (kind in ("first", "always") and text == " "):
+            continue  # llama.cpp puts a space there that cannot be left out, as the export says
+        assert read_ids(llama, texts(text)) == tokenizer(text)["input_ids"], text
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        shown = llama.detokenize(ids, special=True).decode()
+        # transformers leaves out the space that it puts before a text.
+        assert (shown if kind in ("never", "gemma") else shown.removeprefix(" ")) == tokenizer.decode(ids)
+    greedy = compare(llama, model, tokenizer, n_greedy=8).greedy
+    assert greedy[0] == greedy[1]
+
+
+@pytest.mark.parametrize("kind", ["always", "first"])
+def test_a_chat_of_llama_2_in_llama_cpp_is_the_chat_of_the_template(kind: str, tmp_path: Path) -> None:
+    template = "{% for m in messages %}<s> [{{ m.role }}] {{ m.content }}</s>{% endfor %}<s> [assistant]"
+    tokenizer = trained_pieces(kind, template, add_bos_token=False)
+    model = small_model("llama", len(tokenizer))
+    write_gguf(model, tokenizer, tmp_path, None, "small")
+    llama = open_gguf(tmp_path / "model.gguf")
+    ids = tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True)["input_ids"]
+    expected = llama.detokenize(greedy_ids(llama, ids, 8)).decode(errors="ignore")
+    made = llama.create_chat_completion(MESSAGES, max_tokens=8, temperature=0.0, repeat_penalty=1.0)
+    assert made["usage"]["prompt_tokens"] == len(ids)
+    assert made["choices"][0]["message"]["content"] == expected
+
+
+@pytest.mark.parametrize(("shape", "options"), GEMMAS)
+def test_llama_cpp_computes_windows_as_the_model_does(shape: str, options: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = trained_pieces("gemma")
+    model = small_model(shape, len(tokenizer), **options)
+    write_gguf(model, tokenizer, tmp_path, None, "small")
+    llama = open_gguf(tmp_path / "model.gguf", exact_cache=True)
+    ids = (tokenizer(TEXTS[0] + TEXTS[2])["input_ids"] * 8)[:200]
+    wide = copy.deepcopy(model)
+    wide.config.sliding_window = 256
+    with torch.no_grad():
+        found = [each(torch.tensor([ids])).logits[0].double().log_softmax(-1).numpy() for each in (model, wide)]
+    theirs = log_probs(llama, ids)
+    assert np.abs(theirs - found[0]).max() < 5e-3  # ggml looks GELU up in a table of float16
+    windowed = "sliding_attention" in model.config.layer_types
+    assert (np.abs(theirs - found[1]).max() > 0.05) == windowed, "the windows matter"
+    greedy = compare(llama, model, tokenizer, n_greedy=32).greedy
+    assert greedy[0] == greedy[1]
 
 
 @pytest.mark.parametrize("shape", ["gpt2", "llama", "qwen2", "qwen3", "mistral"])
@@ -97,7 +158,7 @@ def round_inputs(model: torch.nn.Module, quantize: str) -> None:
             module.register_forward_pre_hook(rounded)
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "llama"])
+@pytest.mark.parametrize("shape", ["gpt2", "llama", "gemma2"])
 @pytest.mark.parametrize("quantize", ["float16", "int8", "int4"])
 def test_quantised_files_are_computed_as_they_read_back(
     shape: str, quantize: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
@@ -109,7 +170,8 @@ def test_quantised_files_are_computed_as_they_read_back(
     round_inputs(model, quantize)
     found = compare(llama, model, tokenizer, n_greedy=1)
     assert found.nats[1] < (2e-3 if quantize == "float16" else 0.02)
-    assert shape == "gpt2" or quantize == "float16" or found.nats[1] < apart.nats[1] / 2
+    # Of those with GELU, which ggml looks up in a table of float16, the rest is as large.
+    assert shape != "llama" or quantize == "float16" or found.nats[1] < apart.nats[1] / 2
     assert apart.nats[1] < 0.1 and apart.perplexities[1] == pytest.approx(apart.perplexities[0], rel=0.02)
 
 

@@ -1,4 +1,4 @@
-"""Small models with real byte-level BPE tokenizers, as llama.cpp reads them."""
+"""Small models with real BPE tokenizers, byte-level and of SentencePiece's kind, as llama.cpp reads them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoModelForCausalLM, GemmaTokenizer, LlamaTokenizerFast, PreTrainedTokenizerFast
 
-from agents.serving.export.gguf.writing import SPLITS
+from agents.serving.export.gguf.byte_level import SPLITS
+from agents.serving.export.gguf.sentencepiece import BYTES, MARK
 from benchmarks.llama_cpp_check import TEXTS
 
 TEMPLATE = (
@@ -18,6 +19,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 KINDS = ("gpt-2", "smollm", *SPLITS.values())
+PIECES = ("each", "always", "first", "never", "gemma")
+SPECIAL = (("<pad>", "<s>", "</s>", "<unk>"), ("<pad>", "<bos>", "<eos>", "<unk>"))
+MASK = "<mask>"
 YARN: dict[str, Any] = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -38,6 +42,20 @@ ROPES: dict[tuple[str, str], dict[str, Any]] = {
     ("qwen2", "yarn"): YARN,
     ("qwen3", "yarn"): YARN | {"attention_factor": 1.5},
 }
+
+LAYERS = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}
+LINEAR = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+}
+# Gemmas, with options of their configuration: windows in every second or third layer alone, in all, and in none.
+GEMMAS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("gemma2", {}),
+    ("gemma2", LAYERS),
+    ("gemma3", LAYERS | {"rope_parameters": LINEAR, "final_logit_softcapping": 30.0}),
+    ("gemma3", {}),
+    ("gemma3", {"layer_types": ["full_attention"] * 3}),
+)
 
 
 def trained_tokenizer(kind: str = "gpt-2", bos: bool = False) -> PreTrainedTokenizerFast:
@@ -74,8 +92,50 @@ def trained_tokenizer(kind: str = "gpt-2", bos: bool = False) -> PreTrainedToken
     return made
 
 
-def small_model(shape: str, vocab_size: int, positions: int = 256, rope: dict[str, Any] | None = None) -> Any:
-    """Make a small fresh model whose logits differ. `rope` says how its positions are scaled."""
+def trained_pieces(kind: str = "first", template: str | None = None, **options: Any) -> PreTrainedTokenizerFast:
+    """Train BPE with a mark for spaces and bytes as tokens on a few texts.
+
+    Args:
+        kind: which parts of a text get a space: "each" (the normalizer of Llama 2's files), "always", the "first" alone
+            (LlamaTokenizer's two ways), "never", or "gemma" (GemmaTokenizer's, which gives none either).
+        template: the chat template.
+        options: of the tokenizer.
+    """
+    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL[kind == "gemma"], strict=True))
+    learned = Tokenizer(models.BPE(unk_token=names["unk_token"], byte_fallback=True, fuse_unk=True))
+    learned.normalizer = normalizers.Replace(" ", MARK)
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=[*names.values(), MASK], show_progress=False)
+    learned.train_from_iterator([*TEXTS, "the film was good, was it? the other film was not good."] * 3, trainer)
+    model = json.loads(learned.to_str())["model"]
+    first = [*names.values(), MASK, *BYTES]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys([*first, *model["vocab"]]))}
+    merges = [tuple(merge) for merge in model["merges"]]
+    if kind == "gemma":
+        made: Any = GemmaTokenizer(vocab=vocab, merges=merges, **names, mask_token=MASK, **options)
+    elif kind == "each":
+        learned.model = models.BPE(vocab, merges, unk_token=names["unk_token"], byte_fallback=True, fuse_unk=True)
+        learned.normalizer = normalizers.Sequence([normalizers.Prepend(MARK), learned.normalizer])
+        steps = [decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        learned.decoder = decoders.Sequence(steps)
+        learned.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+        made = PreTrainedTokenizerFast(tokenizer_object=learned, **names, **options)
+    else:
+        how = {"legacy": kind == "always", "add_prefix_space": kind != "never", "add_bos_token": True, **options}
+        made = LlamaTokenizerFast(vocab=vocab, merges=merges, **names, **how)
+    made.chat_template = template
+    return made
+
+
+def small_model(
+    shape: str, vocab_size: int, positions: int = 256, rope: dict[str, Any] | None = None, **options: Any
+) -> Any:
+    """Make a small fresh model whose logits differ.
+
+    Args:
+        shape: the family.
+        rope: how its positions are scaled.
+        options: of a Gemma's configuration.
+    """
     import transformers as t
 
     sizes: dict[str, Any] = dict(
@@ -99,6 +159,10 @@ def small_model(shape: str, vocab_size: int, positions: int = 256, rope: dict[st
         config.bos_token_id, config.eos_token_id = 1, 3
     elif shape == "mistral":
         config = t.MistralConfig(**sizes, sliding_window=None)
+    elif shape in ("gemma2", "gemma3"):
+        made = {"gemma2": t.Gemma2Config, "gemma3": t.Gemma3TextConfig}[shape]
+        windows = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 24}
+        config = made(**{**sizes, "num_hidden_layers": 3, **windows, **options})
     else:
         config = {"llama": t.LlamaConfig, "qwen2": t.Qwen2Config, "qwen3": t.Qwen3Config}[shape](**sizes)
     torch.manual_seed(0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers, pre_tokenizers
 
 pytest.importorskip("prometheus_client", reason="the gateway needs the extra serve")
 from agents.serving import gateway
@@ -23,7 +24,7 @@ from agents.serving.requests import CompletionRequest
 from benchmarks.fake_engine import FakeEngine
 
 from ..running import Served, serve, wait_until
-from .files import save_small, trained_tokenizer
+from .files import save_small, trained_pieces, trained_tokenizer
 
 PATH = "/models/mine.gguf"
 
@@ -96,6 +97,23 @@ def test_what_the_tokenizer_does_to_a_text_is_done_before(tmp_path: Path) -> Non
     eos = dialect._tokenizer.eos_token
     asked = CompletionRequest(model="m", prompt=f"The FILM{eos.upper()}{eos} Was")
     assert dialect.translate(asked)["prompt"] == f"the film{eos.lower()}{eos} was"
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("each", " a"), ("always", "a"), ("first", "a"), ("gemma", " a")])
+def test_spaces_that_llama_cpp_puts_are_left_out(kind: str, sent: str, tmp_path: Path) -> None:
+    """The marks themselves are never sent: llama.cpp makes them of spaces."""
+    source = save_small(tmp_path / "small", trained_pieces(kind))
+    dialect = LlamaCppPythonDialect(prepare(str(source), tmp_path / "served").folder)
+    assert dialect.translate(CompletionRequest(model="m", prompt=" a"))["prompt"] == sent
+    assert dialect.translate(CompletionRequest(model="m", prompt="a b"))["prompt"] == "a b"
+
+
+def test_a_tokenizer_that_export_refuses_is_served_from_a_gguf_made_elsewhere(tmp_path: Path) -> None:
+    tokenizer = trained_pieces("each")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    dialect = LlamaCppPythonDialect(prepare(str(save_small(tmp_path / "small", tokenizer)), tmp_path / "served").folder)
+    assert dialect.translate(CompletionRequest(model="m", prompt=" A"))["prompt"] == " a"
 
 
 @pytest.mark.parametrize(

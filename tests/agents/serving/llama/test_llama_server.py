@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("prometheus_client", reason="the gateway needs the extra serve")
 from agents.serving.engine import LLAMA_SERVER, RemoteEngine
+from agents.serving.errors import Refusal
 from agents.serving.llama.own_server import LlamaServerDialect
 from agents.serving.model_folder import prepare
+from agents.serving.requests import CompletionRequest
 from benchmarks.fake_engine import FakeEngine
 
 from ..running import Served, serve
-from .files import save_small, trained_tokenizer
+from .files import save_small, trained_pieces, trained_tokenizer
 
 PATH = "/models/mine.gguf"
 
@@ -141,6 +144,22 @@ def test_a_characters_lost_log_probabilities_are_an_error(served: Served, tokeni
     lost = entry(tokenizer, "I", -1.0, raw=b"\xc3I")  # two tokens, of which the last one is named
     response = served.complete("!raw " + json.dumps(answer([scored("x", [lost])])), logprobs=1, max_tokens=1)
     assert response.status_code == 502 and response.json()["error"]["code"] == "engine_without_logprobs"
+
+
+def test_a_character_of_several_bytes_that_is_one_token_has_its_log_probability(tmp_path: Path) -> None:
+    source = save_small(tmp_path / "small", trained_pieces("first"))
+    dialect = LlamaServerDialect(prepare(str(source), tmp_path / "served").folder)
+    request = CompletionRequest(model="m", prompt="a", logprobs=0)
+
+    def scores(token: str) -> Any:
+        id = dialect._tokenizer.convert_tokens_to_ids(token)
+        own = {"id": id, "token": "\u597d", "bytes": [*"\u597d".encode()], "logprob": -1.0, "top_logprobs": []}
+        choice = {"text": "\u597d", "index": 0, "logprobs": {"content": [own]}, "finish_reason": "length"}
+        return dialect.reader(request)({"choices": [choice]})["choices"][0]["logprobs"]
+
+    assert scores("\u597d")["token_logprobs"] == [-1.0] and scores("\u597d")["tokens"] == ["\u597d"]
+    with pytest.raises(Refusal, match="takes several tokens"):
+        scores("<0xBD>")
 
 
 def test_a_chats_log_probabilities_have_no_ids_and_as_many_others_as_were_asked_for(

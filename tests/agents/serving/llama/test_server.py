@@ -33,11 +33,14 @@ from rlhf_envs.models import load_causal_lm, load_tokenizer
 from rlhf_envs.rewards import get_reward
 
 from ..running import Served, serve_before, wait_until
-from .files import save_small, trained_tokenizer
+from .files import TEMPLATE, save_small, trained_pieces, trained_tokenizer
 
 SCORERS = {"repetition": get_reward("repetition")}
+KINDS = ("llama-cpp-python", "llama-server")
 SERVER = os.environ.get("RLHF_LLAMA_SERVER") or shutil.which("llama-server")
-ENDLESS = {"0": -100, "3": -100}  # neither the end of the model nor the pad, which llama.cpp takes for one by its name
+# Neither the end of the model or of either tokenizer nor the pad, which llama.cpp takes for one by its name.
+ENDLESS = {"0": -100, "2": -100, "3": -100}
+TOKENIZERS = {"bytes": trained_tokenizer, "marks": lambda: trained_pieces("first", TEMPLATE)}
 
 
 class Running(NamedTuple):
@@ -69,19 +72,20 @@ def wait_listening(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="module", params=["llama-cpp-python", "llama-server"])
+@pytest.fixture(scope="module", params=[f"{kind} {of}" for kind in KINDS for of in TOKENIZERS])
 def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Running]:
-    if request.param == "llama-cpp-python":
+    kind, _, of = request.param.partition(" ")
+    if kind == "llama-cpp-python":
         pytest.importorskip("llama_cpp", reason="llama.cpp itself needs llama-cpp-python, which is compiled")
         pytest.importorskip("sse_starlette", reason="its server: pip install 'llama-cpp-python[server]'")
     elif SERVER is None:
         pytest.skip("llama.cpp's llama-server is not on the PATH")
     folder = tmp_path_factory.mktemp("llama")
-    source = save_small(folder / "small", trained_tokenizer())
+    source = save_small(folder / "small", TOKENIZERS[of]())
     write_gguf(load_causal_lm(str(source)), load_tokenizer(str(source)), source, None, "small")
     (source / "model.safetensors").unlink()
     port, log = _free_port(), folder / "log"
-    url, process = f"http://127.0.0.1:{port}", start_engine(request.param, source / "model.gguf", port, log)
+    url, process = f"http://127.0.0.1:{port}", start_engine(kind, source / "model.gguf", port, log)
     try:
         wait_listening(url, process, log)
         made = prepare(str(source), folder / "served", allow_gguf=True)
@@ -95,7 +99,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
                 watch=lambda telemetry: Watch(WatchSettings(share=1.0), telemetry, Alerts(telemetry), SCORERS),
             ) as served,
         ):
-            yield Running(served, process, load_gguf(source), load_tokenizer(str(source)), source, request.param)
+            yield Running(served, process, load_gguf(source), load_tokenizer(str(source)), source, kind)
     finally:
         process.kill()
         process.wait(20)
