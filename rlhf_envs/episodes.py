@@ -27,7 +27,8 @@ from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, cut_p
 from rlhf_envs.replies import choose_max_turns
 from rlhf_envs.rewards import Guarded, TrainerState, check_signature
 from rlhf_envs.rewards.state import get_reward_state, is_frozen, set_reward_state
-from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, find_rooms, load_task
+from rlhf_envs.tasks.base import Task, choose_reward, find_rooms
+from rlhf_envs.tasks.lookup import environment_rows, load_task
 from rlhf_envs.tokens import end_ids, unescape_control_tokens
 
 __all__ = ["EpisodeBatch"]
