@@ -25,9 +25,9 @@ from ..core.together import seed_of_episodes, seed_process
 from ..core.trainer_state import TellTrainerState
 from ..saving.environment import describe_env
 from ..saving.provenance import versions
+from ..training.building import build_agent
 from ..training.config import TrainConfig
 from ..training.rank_states import checksum
-from ..training.run import build_agent
 from .parts import Part, PartRecorder, record_instead
 from .shared import set_shared, whitened_sums
 from .weights import base_checksum_entries, load_weights

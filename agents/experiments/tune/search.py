@@ -31,7 +31,8 @@ from ...evaluation.evaluate import evaluate, find_judges
 from ...evaluation.statistics import Estimate, bootstrap_mean
 from ...registry import check_arguments, describe, get_algorithm
 from ...saving.locks import locked
-from ...training.run import build_agent, resolve_config
+from ...training.building import build_agent
+from ...training.run import resolve_config
 from ...training.trackers import TrackerOutput, check_trackers, tracking
 from ..cluster.jobs import check_ray, on_cluster
 from .config import TuneConfig

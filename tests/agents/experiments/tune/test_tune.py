@@ -28,8 +28,9 @@ from agents.experiments.tune.report import summary
 from agents.experiments.tune.report import trials as table_of_trials
 from agents.experiments.tune.space import Range, parse_range, search_space
 from agents.registry import describe, get_algorithm, registered
+from agents.training.building import build_agent
 from agents.training.hyperparams import default_hyperparams, parse_yaml
-from agents.training.run import build_agent, resolve_config
+from agents.training.run import resolve_config
 
 BANDIT = "rlhf/TokenBandit-v0"
 FAST: dict[str, Any] = dict(env=BANDIT, tokens=192, n_envs=16, episodes=16, confirm_seeds=0, threads=1, trials=2)
