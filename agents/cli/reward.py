@@ -76,7 +76,7 @@ class FitConfig(Flags):
     @field_validator("train")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in ("full", "head", "lora") and not value.isdigit():
+        if value not in ("full", "head", "lora") and not value.isdecimal():
             raise ValueError("choose full, head, lora, or a number of last blocks")
         return value
 
@@ -185,7 +185,7 @@ def _fit_aspects(console: Console, config: FitConfig, show: Callable[[int, int, 
 def _settings(config: FitConfig) -> dict[str, Any]:
     """Return how reward models are fitted, whether one or one per aspect."""
     same = {"model", "max_length", "device", "epochs", "batch_size", "learning_rate", "seed"}
-    train = int(config.train) if config.train.isdigit() else config.train
+    train = int(config.train) if config.train.isdecimal() else config.train
     return {
         "calibrate": not config.no_calibration,
         "train": train,

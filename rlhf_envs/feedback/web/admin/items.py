@@ -166,7 +166,7 @@ def change_judgement(
         else:
             store.restore_judgement(judgement_id, by=admin.name, reason=reason)
     except ValueError as error:
-        if not str(form.get("item_id", "")).isdigit():
+        if not str(form.get("item_id", "")).isdecimal():
             raise HTTPException(422, problem_text(error)) from error
         typed = {"judgement": judgement_id, "action": action, "reason": reason, "fields": fields}
         return _item_page(request, store, int(str(form["item_id"])), 422, problem=problem_text(error), typed=typed)
