@@ -24,7 +24,7 @@ from .generate import Completion, generate, generate_in, held_out_indices
 from .prompt_counts import count_different, count_prompts, count_trained, describe_prompts
 from .reference import find_reference, is_reference, measure_against
 from .source import Source
-from .statistics import Estimate, bootstrap_mean, bootstrap_perplexity, jackknife_distinct_bigrams
+from .statistics import Estimate, bootstrap_mean, bootstrap_perplexity, check_episodes, jackknife_distinct_bigrams
 
 __all__ = ["Completion", "Evaluation", "evaluate", "find_judges", "generate", "judge_completions"]
 
@@ -225,8 +225,7 @@ def evaluate(
         ValueError: unknown environment, split, judge or model.
     """
     started = time.perf_counter()
-    if n_episodes < 2:
-        raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
+    check_episodes(n_episodes)
     source = Source.of(source, trust).with_decoding({"temperature": temperature, "top_k": top_k, "top_p": top_p})
     limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     batch = source.open_episodes(env_id, split, {**(env_kwargs or {}), **limit})

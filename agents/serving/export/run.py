@@ -26,6 +26,7 @@ from ...core.adapters import Adapters
 from ...core.models import save_drawing
 from ...evaluation.prompt_counts import count_prompts
 from ...evaluation.source import Source
+from ...evaluation.statistics import check_episodes
 from .card import SUMS, table_rows, write_card_of, write_sums
 from .gguf.writing import check_family
 from .measure import Exported, HeldOut, weight_bytes
@@ -80,8 +81,7 @@ def export(
     """
     target, recipe = Path(folder), Recipe(to, quantize, prune_share, prune_pattern)
     _check_target(target, force)
-    if n_episodes < 2:
-        raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
+    check_episodes(n_episodes)
     chosen = Source.of(source, trust)
     _check_source(chosen, target, to, quantize)
     default = "rlhf/Prompts-v0" if "data" in (env_kwargs or {}) else "rlhf/Sentiment-v0"

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import FormData
 
@@ -47,7 +47,6 @@ async def _fields(request: Request) -> AsyncIterator[FormData]:
 
 Fields = Annotated[FormData, Depends(_fields)]  # read apart, so that what works on the store runs in a thread
 Key = Annotated[str, Query(max_length=100)]
-Reason = Annotated[str, Form(max_length=5000)]
 PER_PAGE = 50
 
 
