@@ -170,6 +170,7 @@ class Description:
     reads_masks: bool  # whether its policy chooses tokens under the environment's action masks
 
 
+MINIBATCHES = "You have specified a mini-batch size"  # how SB3's warning of minibatches that are cut begins
 PLAIN = (int, float, str, type(None))
 NOT_OF_LEARNING = {
     *("_init_setup_model", "device", "env", "monitor_wrapper", "policy_kwargs", "replay_buffer_kwargs"),
@@ -314,7 +315,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         given |= {key: kwargs.pop(key) for key in list(kwargs) if key in takes - description.own}
         kwargs = {argument: part, PARTS[argument]: given, **kwargs}
     with warnings.catch_warnings():  # of stock buffers: ours make minibatches of whole episodes, and cut none
-        warnings.filterwarnings("ignore", "You have specified a mini-batch size")
+        warnings.filterwarnings("ignore", MINIBATCHES)
         agent = cls(env=env, **({"seed": seed} if "seed" in description.own else {}), **kwargs)
     open_data(agent)
     return agent

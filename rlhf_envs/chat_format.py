@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CHAT_OPTIONS", "ChatFormat", "choose_template"]
+__all__ = ["CHAT_OPTIONS", "ChatFormat", "check_system_prompt", "choose_template"]
 
 CHAT_OPTIONS = ("system_prompt", "chat", "chat_template", "chat_template_kwargs")  # the environment's arguments
 MESSAGE_KEYS = {"role", "content", "from", "value", "weight"}  # the last is for `rlhf sft` alone
@@ -231,6 +231,15 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, task:
             " and ".join(map(repr, own)),
         )
     return task.chat_template
+
+
+def check_system_prompt(system_prompt: str | None, has_conversations: bool, whose: str) -> None:
+    """Raise a ValueError for a system prompt without a conversation to begin; `whose` are the prompts."""
+    if system_prompt is not None and not has_conversations:
+        raise ValueError(
+            f"system_prompt={system_prompt[:60]!r} begins conversations, and all prompts of {whose} are strings: give "
+            "chat=True as well, which makes them what the user says"
+        )
 
 
 def _training_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:

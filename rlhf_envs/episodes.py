@@ -27,7 +27,8 @@ from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, cut_p
 from rlhf_envs.replies import choose_max_turns
 from rlhf_envs.rewards import Guarded, TrainerState, check_signature
 from rlhf_envs.rewards.state import get_reward_state, is_frozen, set_reward_state
-from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, find_rooms, load_task
+from rlhf_envs.tasks.base import Task, choose_reward, find_rooms
+from rlhf_envs.tasks.lookup import environment_rows, load_task
 from rlhf_envs.tokens import end_ids, unescape_control_tokens
 
 __all__ = ["EpisodeBatch"]
@@ -156,19 +157,21 @@ class EpisodeBatch(Contexts):
         masked = min_new_tokens, suppress_tokens, self.ends, never
         self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, *masked)
         check_signature(self.reward_fn, self.columns)
-        if self.task.has_replies:
-            self.chat.prepare_dialogs([row["prompt"] for row in self.rows])
-            self.tokenizer = self.chat.tokenizer
-        encoded, self.max_prompt_tokens = encode_prompts(self.chat, self.rows, self.task.name), usual_prompt
-        if max_prompt_tokens is None:
-            extra = 0 if self.pictures is None else len(self.pictures.tokens)
-            limits = self.model_name, self.max_new_tokens
-            self.max_prompt_tokens = room_for(self.rows, encoded, usual_prompt, *limits, extra)
-        options = self.max_prompt_tokens, on_long_prompt, self.task.name
-        self._prompts = cut_prompts(self.chat, self.rows, encoded, *options, self.pictures)
+        self._prompts, self.max_prompt_tokens = self._encode_prompts(max_prompt_tokens, usual_prompt, on_long_prompt)
         self._rooms = np.array(find_rooms(self.task, self.rows, self.max_new_tokens))
         self.sampler = PromptSampler(len(self.rows), group_size, self.task.task_weights(self.rows, split))
         self._allocate(num_envs, self.max_prompt_tokens + self.max_new_tokens)
+
+    def _encode_prompts(self, given: int | None, usual: int, on_long_prompt: str) -> tuple[list[np.ndarray], int]:
+        """Return the prompts as token ids, and how many a prompt may have: `usual`, or more if no limit is given."""
+        if self.task.has_replies:
+            self.chat.prepare_dialogs([row["prompt"] for row in self.rows])
+            self.tokenizer = self.chat.tokenizer
+        encoded, limit = encode_prompts(self.chat, self.rows, self.task.name), usual
+        if given is None:
+            limit = room_for(self.rows, encoded, usual, self.model_name, self.max_new_tokens, self.pictures)
+        cut = cut_prompts(self.chat, self.rows, encoded, limit, on_long_prompt, self.task.name, self.pictures)
+        return cut, limit
 
     def rows_of(self, split: str) -> list[dict[str, Any]]:
         """Return the rows of a split of the data, each prompt as the string or the messages that the agent reads."""

@@ -26,6 +26,7 @@ __all__ = [
     "replace_file",
     "replace_folder",
     "replace_json",
+    "sync",
     "to_json",
     "verify",
 ]
@@ -73,7 +74,7 @@ def replace_folder(target: str | Path) -> Iterator[Path]:
         mask = _umask()
         for path in [*folder.rglob("*"), folder]:
             os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)  # mkdtemp and safetensors keep others out
-            _sync(path)
+            sync(path)
         _put(folder, target)
     except OSError as error:
         raise _explained(error, target) from error
@@ -132,7 +133,7 @@ def _put(folder: Path, target: Path) -> None:
         if aside.is_dir():
             os.rename(aside, target)
         raise
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -246,7 +247,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Write a file, or the names in a folder, through to the disk."""
     if os.name == "nt" and path.is_dir():  # Windows opens no folders
         return

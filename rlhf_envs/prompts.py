@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_envs.chat_format import ChatFormat
+from rlhf_envs.chat_format import ChatFormat, check_system_prompt
 from rlhf_envs.datasets.messages import Messages
 from rlhf_envs.models import load_config, model_positions
 from rlhf_envs.pictures import Pictures
@@ -66,11 +66,7 @@ def check_rows(
         columns.update(dict.fromkeys(row))
     if taken := {"prompts", "completions", *KNOWN} & columns.keys():
         raise ValueError(f"task {task!r}: {source} has a column {taken.pop()!r}, which reward functions get already")
-    if system_prompt is not None and all(isinstance(row["prompt"], str) for row in rows):
-        raise ValueError(
-            f"system_prompt={system_prompt[:60]!r} begins conversations, and all prompts of task {task!r} are strings: "
-            "give chat=True as well, which makes them what the user says"
-        )
+    check_system_prompt(system_prompt, any(isinstance(row["prompt"], list) for row in rows), f"task {task!r}")
     del columns["prompt"]
     return list(columns)
 
@@ -105,13 +101,14 @@ def room_for(
     usual: int,
     model: str | None,
     max_new_tokens: int,
-    extra: int = 0,
+    pictures: Pictures | None = None,
 ) -> int:
     """Return the `max_prompt_tokens` of an environment that is given none: `usual`, or more for its conversations.
 
-    These keep their beginning, as far as the model has positions: without it there is no turn of the user. `extra`
-    tokens of a picture come to each.
+    These keep their beginning, as far as the model has positions: without it there is no turn of the user. The tokens
+    of a picture come to each.
     """
+    extra = 0 if pictures is None else len(pictures.tokens)
     longest = max(
         (len(ids) + extra for row, ids in zip(rows, encoded, strict=True) if isinstance(row["prompt"], list)), default=0
     )

@@ -14,7 +14,8 @@ from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.names import check_arguments
 from rlhf_envs.rendering import draw, draw_turns, printable
 from rlhf_envs.rewards.state import walk
-from rlhf_envs.tasks.base import Task, own_arguments
+from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.lookup import own_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,7 +18,8 @@ from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.names import check_arguments
-from rlhf_envs.tasks.base import Task, own_arguments
+from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.lookup import own_arguments
 from rlhf_envs.text_env import HasEpisodes, TextGenerationEnv, check_render_mode, render_row
 
 if TYPE_CHECKING:

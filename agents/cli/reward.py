@@ -76,7 +76,7 @@ class FitConfig(Flags):
     @field_validator("train")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in ("full", "head", "lora") and not value.isdigit():
+        if value not in ("full", "head", "lora") and not value.isdecimal():
             raise ValueError("choose full, head, lora, or a number of last blocks")
         return value
 
@@ -115,19 +115,16 @@ def fit(config: FitConfig) -> None:
         fail("--harm chooses among flags of harm: give --cost too")
     if config.standardise and config.loss != "mse":
         fail(f"--standardise is for ratings (--loss mse), not for --loss {config.loss}")
-    same = {"model", "members", "max_length", "device", "epochs", "batch_size", "learning_rate", "seed"}
     fitted = fit_reward(
         _load(config, config.pairs),
         config.output,
         shared_trunk=not config.independent,
         held_out=None if config.held_out is None else _load(config, config.held_out),
         unjudged=() if config.pseudo_label is None else load_judgements(config.pseudo_label, ("completions",)),
-        calibrate=not config.no_calibration,
-        train=int(config.train) if config.train.isdigit() else config.train,
-        on_step=show,
-        made=provenance(),
+        members=config.members,
         loss=_loss(config),
-        **config.model_dump(include=same),
+        on_step=show,
+        **_settings(config),
     )
     _show(console, fitted.metrics)
     for line in (
@@ -160,16 +157,8 @@ def _fit_aspects(console: Console, config: FitConfig, show: Callable[[int, int, 
         typer.echo(f"{one.aspect.name}: {len(one.rows)} {KINDS_OF_ROWS[one.loss]}")
         for reason, n in sorted(one.dropped.items()):
             typer.echo(f"left out: {n} {reason}")
-    same = {"model", "max_length", "device", "epochs", "batch_size", "learning_rate", "seed", "weigh"}
     report = preferences.fit_aspects(
-        judged,
-        config.output,
-        calibrate=not config.no_calibration,
-        train=int(config.train) if config.train.isdigit() else config.train,
-        on_step=show,
-        made=provenance(),
-        beside=beside,
-        **config.model_dump(include=same),
+        judged, config.output, weigh=config.weigh, beside=beside, on_step=show, **_settings(config)
     )
     for name, metrics in report.metrics.items():
         console.print(f"\n{name}", style="bold", highlight=False)
@@ -191,6 +180,18 @@ def _fit_aspects(console: Console, config: FitConfig, show: Callable[[int, int, 
         f"use it: rlhf train --aspects {config.output}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _settings(config: FitConfig) -> dict[str, Any]:
+    """Return how reward models are fitted, whether one or one per aspect."""
+    same = {"model", "max_length", "device", "epochs", "batch_size", "learning_rate", "seed"}
+    train = int(config.train) if config.train.isdecimal() else config.train
+    return {
+        "calibrate": not config.no_calibration,
+        "train": train,
+        "made": provenance(),
+        **config.model_dump(include=same),
+    }
 
 
 def _number_or(value: float | None) -> str:

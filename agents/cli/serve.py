@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import tempfile
 from importlib import import_module
@@ -13,6 +12,7 @@ import typer
 from rich.console import Console
 
 from rlhf_envs.api_keys import read_api_key
+from rlhf_envs.feedback.web.listening import is_loopback
 
 from ..serving.keys import KeyFile, Scope
 from ..training.fields import option
@@ -120,7 +120,7 @@ def serve(config: ServeConfig) -> None:
     serve. Stop it with SIGTERM or Ctrl-C: what runs is still answered.
     """
     keys = None if config.no_keys else KeyFile(config.keys)
-    if keys is None and not _is_local(config.host):
+    if keys is None and not is_loopback(config.host):
         fail(f"--no-keys with --host {config.host}: everybody in the network could use the model; make keys instead")
     if keys is not None and not keys.list():
         fail(f"there is no key in {config.keys}: make one, rlhf serve keys add NAME, or give --no-keys")
@@ -143,13 +143,6 @@ def _import(module: str) -> Any:
         if not isinstance(missing, ModuleNotFoundError) or (missing.name or "").startswith((package, "rlhf_envs")):
             raise
         fail(f"rlhf serve needs {missing.name}: pip install 'rlhf-envs[serve]'")
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class AddKeyConfig(Flags):

@@ -22,7 +22,7 @@ from rlhf_envs.tokens import end_ids
 from .checks import check_arguments, check_gradients, check_packing, check_picture_space, check_sizes
 from .distribution import TokenDistribution, keep_top
 from .language_model import LanguageModel, Snapshot, TrainPart
-from .models import find_model
+from .models import find_model, save_drawing
 from .observations import PIXELS
 from .plain_card import write_plain_card
 from .precision import check_device, check_dtype, keep_float32, set_attention, store_frozen
@@ -147,7 +147,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             keep_float32(network)
         self.language_model = LanguageModel(network, train, lora, None if self.picture is None else self.picture.shape)
         if dtype == "bfloat16":
-            self._store_frozen(train)
+            trains_all = train == "full" and self.language_model.adapters is None
+            store_frozen(self.language_model.model, trains_all)
         if attn_implementation is not None:
             set_attention(self.language_model.model, attn_implementation)
         self.train_part = "lora" if self.language_model.adapters else train
@@ -178,15 +179,6 @@ class LanguageModelPolicy(ActorCriticPolicy):
         nn.init.zeros_(self.value_net.bias)
         self.reference = Snapshot(self.language_model.trained_parameters())
         self.register_buffer("kl_coef", torch.tensor(torch.nan))
-
-    def _store_frozen(self, train: TrainPart) -> None:
-        if train == "full" and self.language_model.adapters is None:
-            raise ValueError(
-                "dtype='bfloat16' with train='full': all weights learn, and what learns is float32, because small "
-                "updates are lost in bfloat16; take train='lora', a number of last blocks or 'head', or take "
-                "bf16=True, which computes in bfloat16 and keeps all weights in float32"
-            )
-        store_frozen(self.language_model.model)
 
     def _check_gradients(self, *_: object) -> None:
         check_gradients(self.named_parameters())
@@ -392,11 +384,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
             tokenizer.save_pretrained(directory)
             save_processor(self.model_name, directory)
             generation = {"eos_token_id": end_ids(tokenizer, self.model_name), **generation}
-        if (config := getattr(model, "generation_config", None)) is not None:
-            chosen = dict(temperature=float(self.temperature), top_k=self.top_k or 0, top_p=self.top_p or 1.0)
-            config = copy.deepcopy(config)
-            config.update(do_sample=True, **chosen, **generation, _from_model_config=False)
-            config.save_pretrained(directory)
+        save_drawing(model, directory, self.temperature, self.top_k, self.top_p, **generation)
         base, is_adapter = self.base_name or self.model_name, adapters is not None and not merge
         write_plain_card(directory, base, getattr(self, "picture", None) is not None, is_adapter)
 

@@ -10,7 +10,7 @@ from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.names import check_arguments
 from rlhf_envs.registration import check_environment
-from rlhf_envs.tasks.base import own_arguments
+from rlhf_envs.tasks.lookup import own_arguments
 
 __all__ = ["open_batch"]
 

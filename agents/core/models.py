@@ -1,7 +1,8 @@
-"""Find the model of a policy: named, given, or a small fresh one."""
+"""Find the model of a policy (named, given, or a small fresh one), and write down how it draws tokens."""
 
 from __future__ import annotations
 
+import copy
 import logging
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from rlhf_envs.models import has_tokenizer, load_config, load_tokenizer, load_with_adapters, vocabulary_fingerprint
 from rlhf_envs.models.vision import load_vision_model
 
-__all__ = ["build_model", "find_model"]
+__all__ = ["build_model", "find_model", "save_drawing"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,3 +70,21 @@ def build_model(vocab_size: int, n_positions: int, n_layer: int, n_embd: int, n_
     tokens: dict[str, Any] = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     no_dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     return GPT2LMHeadModel(GPT2Config(activation_function="gelu_pytorch_tanh", **shape, **tokens, **no_dropout))
+
+
+def save_drawing(
+    model: Any, folder: str | Path, temperature: float, top_k: int | None, top_p: float | None, **others: Any
+) -> None:
+    """Write `generation_config.json`: the model's own, if it has one, which draws tokens in this way.
+
+    Args:
+        model: the model; its own configuration stays as it is.
+        folder: where to write.
+        temperature, top_k, top_p: as of a policy; None for no limit.
+        **others: further fields, such as `max_new_tokens`.
+    """
+    config = copy.deepcopy(getattr(model, "generation_config", None))
+    if config is not None:
+        drawing = {"temperature": float(temperature), "top_k": top_k or 0, "top_p": top_p or 1.0}
+        config.update(do_sample=True, **drawing, **others, _from_model_config=False)
+        config.save_pretrained(folder)

@@ -72,12 +72,21 @@ def keep_float32(model: nn.Module) -> None:
         model.float()
 
 
-def store_frozen(model: Any) -> None:
+def store_frozen(model: Any, trains_all: bool = False) -> None:
     """Store the frozen matrices of a causal language model in bfloat16, and everything else in float32, in place.
 
     What learns is float32, and so are norms and biases, which are small, and embeddings and head, so that hidden states
     and logits are not rounded.
+
+    Raises:
+        ValueError: all of the model learns, with `trains_all`.
     """
+    if trains_all:
+        raise ValueError(
+            "dtype='bfloat16' with train='full': all weights learn, and what learns is float32, because small updates "
+            "are lost in bfloat16; take train='lora', a number of last blocks or 'head', or take bf16=True, which "
+            "computes in bfloat16 and keeps all weights in float32"
+        )
     ends = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
     for parameter in model.parameters():
         if parameter.is_floating_point():

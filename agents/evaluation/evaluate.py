@@ -24,7 +24,7 @@ from .generate import Completion, generate, generate_in, held_out_indices
 from .prompt_counts import count_different, count_prompts, count_trained, describe_prompts
 from .reference import find_reference, is_reference, measure_against
 from .source import Source
-from .statistics import Estimate, bootstrap_mean, bootstrap_perplexity, jackknife_distinct_bigrams
+from .statistics import Estimate, bootstrap_mean, bootstrap_perplexity, check_episodes, jackknife_distinct_bigrams
 
 __all__ = ["Completion", "Evaluation", "evaluate", "find_judges", "generate", "judge_completions"]
 
@@ -225,19 +225,17 @@ def evaluate(
         ValueError: unknown environment, split, judge or model.
     """
     started = time.perf_counter()
-    if n_episodes < 2:
-        raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
+    check_episodes(n_episodes)
     source = Source.of(source, trust).with_decoding({"temperature": temperature, "top_k": top_k, "top_p": top_p})
     limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     batch = source.open_episodes(env_id, split, {**(env_kwargs or {}), **limit})
     scorers = find_judges(batch.task, judges)
     trained_on = source.training_prompts(batch)
-    drawn = 1 if deterministic else source.best_of
-    completions, reference_name, kl, nll = _complete(source, batch, reference, n_episodes, seed, deterministic)
+    completions, reference_name, kl, nll, drawn = _complete(source, batch, reference, n_episodes, seed, deterministic)
     trained = count_trained([c.row for c in completions], trained_on, split, mixed=bool(batch.task.subtasks))
-    texts = [c.completion for c in completions]
     judged, judge_parts = _judge_with_parts(scorers, completions)
-    rewards, metrics = np.array([c.reward for c in completions]), _task_metrics(completions)
+    rewards, metrics = np.array([c.reward for c in completions]), _by_name([c.metrics for c in completions])
+    check_metric_names(metrics)
     by_task = _by_task(batch.task, completions, {"reward": rewards, **judged, **metrics})
     return Evaluation(
         source=source.name,
@@ -246,17 +244,14 @@ def evaluate(
         seed=seed,
         reference=reference_name,
         reward=rewards,
-        components={
-            name: np.array([c.components.get(name, np.nan) for c in completions])
-            for name in dict.fromkeys(name for c in completions for name in c.components)
-        },
+        components=_by_name([c.components for c in completions]),
         judges=judged,
         judge_parts=judge_parts,
-        kl=None if kl is None else kl + np.log(drawn) - (drawn - 1) / drawn,
+        kl=kl,
         nll=nll,
         length=np.array([len(c.columns) for c in completions]),
         eos=np.array([c.finish_reason in ENDED for c in completions]),
-        distinct=np.array([distinct_bigrams([text]) if len(split_words(text)) > 1 else 1.0 for text in texts]),
+        distinct=np.array([_distinct(c.completion) for c in completions]),
         completions=completions,
         seconds=time.perf_counter() - started,
         completions_per_prompt=drawn,
@@ -266,13 +261,19 @@ def evaluate(
     )
 
 
+def _distinct(text: str) -> float:
+    """Return the share of distinct word bigrams in a text; 1 if it has none."""
+    return distinct_bigrams([text]) if len(split_words(text)) > 1 else 1.0
+
+
 class _Completed(NamedTuple):
-    """Hold completions, and what the reference says of them."""
+    """Hold completions, what the reference says of them, and how many were drawn per prompt."""
 
     completions: list[Completion]
     reference: str | None
-    kl: np.ndarray | None  # (n,) before what choosing the best of several adds
+    kl: np.ndarray | None  # (n,)
     nll: np.ndarray | None  # (n,)
+    drawn: int
 
 
 def _complete(
@@ -290,14 +291,14 @@ def _complete(
             kl, nll = np.zeros(n_episodes), np.array([-log_probs.sum(dtype=float) for log_probs in found])
         elif reference_logits is not None:
             kl, nll = measure_against(reference_logits, policy, completions)
-    return _Completed(completions, name, kl, nll)
+    drawn = 1 if deterministic else source.best_of
+    return _Completed(completions, name, None if kl is None else kl + np.log(drawn) - (drawn - 1) / drawn, nll, drawn)
 
 
-def _task_metrics(completions: list[Completion]) -> dict[str, np.ndarray]:
-    """Return the metrics of the task, (n,) each; NaN where a mixture's task has none of that name."""
-    names = dict.fromkeys(name for c in completions for name in c.metrics)
-    check_metric_names(names)
-    return {name: np.array([c.metrics.get(name, np.nan) for c in completions]) for name in names}
+def _by_name(found: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """Return the values of n episodes by name, (n,) each; NaN where an episode has none of that name."""
+    names = dict.fromkeys(name for values in found for name in values)
+    return {name: np.array([values.get(name, np.nan) for values in found]) for name in names}
 
 
 def _by_task(task: Task, completions: list[Completion], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

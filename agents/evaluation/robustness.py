@@ -24,7 +24,7 @@ from .generate import Completion, generate_in, held_out_indices
 from .policy_attacks import ATTACKS, Budget, attack_policy
 from .reward_attacks import RewardAttack, attack_reward_model
 from .source import Source
-from .statistics import Estimate, bootstrap_mean
+from .statistics import Estimate, bootstrap_mean, check_episodes
 
 __all__ = ["ATTACKS", "Budget", "PolicyAttack", "Robustness", "evaluate_robustness"]
 
@@ -173,8 +173,7 @@ def evaluate_robustness(
         ValueError: an unknown attack, environment, split or judge, or a policy that cannot be attacked.
     """
     started = time.perf_counter()
-    if n_episodes < 2:
-        raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
+    check_episodes(n_episodes)
     if unknown := [name for name in attacks if name not in ATTACKS]:
         raise ValueError(f"unknown attack {unknown[0]!r}: there are {', '.join(ATTACKS)}")
     budget = Budget() if budget is None else budget

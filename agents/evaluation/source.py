@@ -18,8 +18,7 @@ from rlhf_envs.models import has_tokenizer, resolve
 from rlhf_envs.models.adapters import adapter_base, is_adapter_folder
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards.shaping import whole_number
-from rlhf_envs.tasks.base import environment_rows
-from rlhf_envs.tasks.lookup import arguments_of
+from rlhf_envs.tasks.lookup import arguments_of, environment_rows
 
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy

@@ -29,6 +29,7 @@ __all__ = [
     "Reached",
     "bootstrap_mean",
     "bootstrap_perplexity",
+    "check_episodes",
     "improvement",
     "iqm",
     "jackknife_distinct_bigrams",
@@ -37,6 +38,12 @@ __all__ = [
 ]
 
 N_RESAMPLES = 2000
+
+
+def check_episodes(n_episodes: int) -> None:
+    """Raise a ValueError for too few episodes to estimate a standard error from."""
+    if n_episodes < 2:
+        raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
 
 
 class Estimate(NamedTuple):

@@ -17,7 +17,19 @@ from matplotlib.figure import Figure
 from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown, markdown_table
 
-__all__ = ["PLOTS", "cell", "plain", "table", "to_html", "to_pdf", "to_png", "to_svg", "write_page"]
+__all__ = [
+    "PLOTS",
+    "cell",
+    "opening",
+    "plain",
+    "reproduce",
+    "table",
+    "to_html",
+    "to_pdf",
+    "to_png",
+    "to_svg",
+    "write_page",
+]
 
 PLOTS = "plots"  # the folder of the pictures
 PAGE = """\
@@ -62,6 +74,35 @@ def plain(text: str) -> str:
 def table(head: Sequence[str], rows: Any) -> str:
     """Return a table in Markdown from plain text."""
     return markdown_table([cell(text) for text in head], ([cell(text) for text in row] for row in rows))
+
+
+def opening(title: str, headline: str, notes: Sequence[str], failed: Mapping[str, str]) -> list[str]:
+    """Return what a report begins with: its title, its headline, the notes on it, and the runs that failed."""
+    parts = [f"# {plain(title)}", plain(f"{headline}.")]
+    if notes:
+        parts.append("\n".join(f"> - {plain(note)}" for note in notes))
+    return [*parts, "## Failed runs", table(["run", "error"], failed.items())] if failed else parts
+
+
+def reproduce(made: Mapping[str, Any], command: str, about: Sequence[str]) -> list[str]:
+    """Return the section on what made a report; none if nobody knows.
+
+    Args:
+        made: see `agents.saving.provenance.provenance`.
+        command: does the experiment again.
+        about: what is the experiment's own, such as its seeds: name and value.
+    """
+    if not made:
+        return []
+    rows = [
+        ["command", made["command"]],
+        ["again", f"{command} --config config.json -f ANOTHER_FOLDER, with the config.json of this folder"],
+        about,
+        ["versions", ", ".join(f"{package} {version}" for package, version in made["versions"].items())],
+        ["commit", made["commit"] or "not known: rlhf-envs did not run from its git repository"],
+        ["machine", made["machine"]],
+    ]
+    return ["## Reproduce", table(["what", ""], rows)]
 
 
 def cell(text: str) -> str:

@@ -24,7 +24,7 @@ from ..core.observations import PIXELS
 from ..core.policy import TokenPolicy
 from ..core.random_state import set_generators
 from ..core.vec_env import score_by_rollout
-from ..registry import available, describe, get_algorithm
+from ..registry import MINIBATCHES, available, describe, get_algorithm
 from .bundle import MODEL, OPTIMIZER, POLICY, STATE, read
 from .description import reported
 from .encoding import NAMED_CLASSES, decode
@@ -37,7 +37,6 @@ __all__ = ["load", "load_policy", "load_weights", "run_algorithm"]
 logger = logging.getLogger(__name__)
 
 MAX_RATIO = 20  # bytes of a zip once unpacked, per byte of the zip
-MINIBATCHES = "You have specified a mini-batch size"  # how SB3's warning of minibatches that are cut begins
 SERVER = ("engine", "engine_kwargs")  # a bundle's word for a server is not taken, see `PolicyGradient.set_engine`
 NESTED = ("policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs")  # overrides replace single entries
 

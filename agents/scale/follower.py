@@ -14,12 +14,13 @@ from rlhf_envs.registration import check_environment
 from ..core import ranks
 from ..core.text_metrics import TextMetrics
 from ..saving.checkpoints import Checkpoints
+from ..training.building import build_agent, load_agent
 from ..training.checkpoint_callback import CheckpointCallback
 from ..training.config import TrainConfig
 from ..training.constraint import find_multipliers
 from ..training.errors import RunInterrupted, RunStopped
 from ..training.rank_states import RankStates
-from ..training.run import build_agent, check_budget, load_agent, resolve_config
+from ..training.run import check_budget, resolve_config
 
 __all__ = ["follow"]
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from ..core import ranks
 from ..training.errors import RunStopped
 
-__all__ = ["is_first", "joined", "taking_part"]
+__all__ = ["be_quiet", "is_first", "joined", "taking_part"]
 
 PATIENCE = timedelta(hours=2)  # for which ranks wait for another one, such as for the first one's evaluations
 ANSWER_SECONDS = 5.0  # in which it shows which rank is lost
@@ -45,7 +45,7 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[None]:
     store.set(f"rlhf-place/{me}", f"{os.getpid()} on {platform.node()}")
     ranks.start(lambda: _find_lost(store, me, dist.get_world_size()))
     if me:
-        _be_quiet()
+        be_quiet()
     try:
         yield
     except BaseException as error:
@@ -134,8 +134,8 @@ def _is_alive(place: str) -> bool | None:
     return state not in (b"Z", b"X") and not int(flags) & EXITING
 
 
-def _be_quiet() -> None:
-    """Print errors only: the first rank says the rest."""
+def be_quiet() -> None:
+    """Print errors only: the first rank, or the learner, says the rest."""
     warnings.simplefilter("ignore")
     for name in ("agents", "rlhf_envs"):
         logging.getLogger(name).setLevel(logging.ERROR)

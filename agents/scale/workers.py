@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import sys
 import time
-import warnings
 import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -25,9 +23,10 @@ from ..core.together import seed_of_episodes, seed_process
 from ..core.trainer_state import TellTrainerState
 from ..saving.environment import describe_env
 from ..saving.provenance import versions
+from ..training.building import build_agent
 from ..training.config import TrainConfig
 from ..training.rank_states import checksum
-from ..training.run import build_agent
+from .group import be_quiet
 from .parts import Part, PartRecorder, record_instead
 from .shared import set_shared, whitened_sums
 from .weights import base_checksum_entries, load_weights
@@ -187,6 +186,4 @@ def _be_at(setup: Setup) -> None:
         os.chdir(setup.folder)
     sys.path += [place for place in setup.path if place not in sys.path and Path(place).exists()]
     torch.set_num_threads(setup.config.worker_cpus)
-    warnings.simplefilter("ignore")
-    for name in ("agents", "rlhf_envs"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    be_quiet()

@@ -20,12 +20,12 @@ from rlhf_envs.datasets import MissingSplitError
 from rlhf_envs.datasets.splits import SPLITS
 
 from ..registry import describe
-from .building import build_callbacks
+from .building import build_agent, build_callbacks
 from .config import AGENT_FIELDS, TrainConfig
 from .human_feedback import human_rewards
 from .memory import estimate_memory, show_bytes
 from .progress import format_duration, planned_tokens
-from .run import build_agent, check_budget, check_lag, resolve_config
+from .run import check_budget, check_lag, resolve_config
 from .trackers import check_trackers
 
 __all__ = ["describe_run"]

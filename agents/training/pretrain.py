@@ -120,26 +120,8 @@ def pretrain(
     start.tokenizer.save_pretrained(output)
     laid = _lay_out(texts, start, block_size, steps * batch_size, batch_size, seed)
     rate = learning_rate or (FRESH_RATE if model is None else FURTHER_RATE)
-    measure = laid.held_out, batch_size, laid.collate, start.encoder is not None
-    before = mean_loss(start.network, *measure)
-    logger.info("held-out perplexity %.1f before the first step", math.exp(before))
-    trainer = make_trainer(
-        start.network,
-        laid.rows,
-        laid.held_out,
-        output,
-        steps=steps,
-        warmup_steps=min(200, steps // 10),
-        batch_size=batch_size,
-        learning_rate=rate,
-        save_freq=save_freq,
-        seed=seed,
-        bf16=bf16,
-        collate=laid.collate,
-        train_sampling_strategy="sequential",
-    )
-    run_trainer(trainer, checkpoint)
-    loss = mean_loss(start.network, *measure)
+    options = {"learning_rate": rate, "save_freq": save_freq, "seed": seed, "bf16": bf16}
+    before, loss = _train(start, laid, output, checkpoint, steps=steps, batch_size=batch_size, **options)
     _save(start, output)
     metrics: dict[str, Any] = {"loss": loss, "perplexity": math.exp(loss)}
     metrics |= {"loss_before": before, "perplexity_before": math.exp(before), "tokens": laid.tokens}
@@ -147,6 +129,26 @@ def pretrain(
     sizes = {"block_size": block_size, "steps": steps, "batch_size": batch_size, "learning_rate": rate, "seed": seed}
     replace_json(Path(output) / "pretrain.json", {**settings, **sizes, **metrics, MADE: provenance()})
     return metrics
+
+
+def _train(
+    start: _Start,
+    laid: _Laid,
+    output: str | Path,
+    checkpoint: str | None,
+    *,
+    steps: int,
+    batch_size: int,
+    **options: Any,
+) -> tuple[float, float]:
+    """Learn the rows. Return the loss of the held-out texts before and after."""
+    measure = laid.held_out, batch_size, laid.collate, start.encoder is not None
+    before = mean_loss(start.network, *measure)
+    logger.info("held-out perplexity %.1f before the first step", math.exp(before))
+    options |= {"steps": steps, "warmup_steps": min(200, steps // 10), "batch_size": batch_size}
+    options |= {"collate": laid.collate, "train_sampling_strategy": "sequential"}
+    run_trainer(make_trainer(start.network, laid.rows, laid.held_out, output, **options), checkpoint)
+    return before, mean_loss(start.network, *measure)
 
 
 def _fresh(

@@ -21,10 +21,10 @@ from ..saving.checkpoints import Checkpoints
 from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, clear, is_bundle, is_restartable, read_config, read_object
 from ..saving.locks import take
 from ..saving.provenance import differences, read_records
-from .building import build_callbacks
+from .building import build_callbacks, load_agent
 from .config import TrainConfig
 from .report import REPORT
-from .run import Prepared, check_collector, evaluate_held_out, load_agent, prepare_in
+from .run import Prepared, check_collector, evaluate_held_out, prepare_in
 from .trackers import check_trackers
 
 __all__ = ["is_finished", "prepare_resumed"]

@@ -4,39 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import BaseFileLock
 
 from rlhf_envs.files import is_replaceable
-from rlhf_envs.models import resolve as find_model
-from rlhf_envs.models.devices import find_device
-from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards import RewardError
 
 from ..core.random_state import set_generators
 from ..core.ranks import RankLost
-from ..core.schedules import falling_rate
-from ..core.sharding import shard
-from ..core.supervised import open_data
-from ..core.together import seed_of_episodes
-from ..core.vec_env import make_vec_env
 from ..evaluation.evaluate import Evaluation, evaluate
-from ..registry import check_arguments, describe, get_algorithm, make
+from ..registry import describe, get_algorithm
 from ..saving.bundle import save
 from ..saving.folders import AGENT, CONFIG, MODEL, START
-from ..saving.loading import load
 from ..saving.locks import abandon
 from ..saving.provenance import write_settings
-from .building import ZIP, build_callbacks
+from .building import ZIP, build_agent, build_callbacks
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
-from .constraint import constrain_environment, find_held_out_judges
+from .constraint import find_held_out_judges
 from .contention import ContentionWarning
 from .early_stopping import EarlyStopping
 from .errors import RunInterrupted, RunStopped
@@ -46,7 +35,6 @@ from .logger import log_held_out, open_logger
 from .model_card import write_model_card
 from .phases import show_phase
 from .progress import ProgressDisplay, planned_tokens
-from .rank_states import check_ranks, envs_per_rank
 from .report import TrainResult, write_report
 from .trackers import RunTracker, check_trackers, finish_trackers, start_trackers
 
@@ -338,89 +326,6 @@ def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
     """Return the evaluation of an agent on held-out prompts, each time with the same prompts and random numbers."""
     judges, kwargs = find_held_out_judges(config, agent), config.held_out_kwargs()
     return evaluate(agent, config.env_id, config.test_episodes, config.test_split, judges, env_kwargs=kwargs)
-
-
-def build_agent(config: TrainConfig, share: tuple[int, int] = (0, 1)) -> Any:
-    """Return the agent of a resolved configuration. All names are checked before a model is loaded.
-
-    Args:
-        share: which part of the run's environments it has, from 0, and of how many parts. `n_envs` are this part's.
-
-    Raises:
-        ValueError: the ranks of a data-parallel run are not alike, see `check_ranks`.
-    """
-    check_environment(config.env)
-    if config.model is not None:
-        find_model(config.model)
-    arguments = config.agent_kwargs()
-    check_arguments(config.algo, arguments)
-    if config.lr_schedule != "constant":
-        arguments["learning_rate"] = falling_rate(config.lr_schedule, _first_rate(config))
-    find_device(config.device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    env = build_environment(config)
-    env.share = share
-    agent = make(config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **arguments)
-    check_ranks(config, agent)
-    if config.shard:
-        shard(agent)
-    return agent
-
-
-def load_agent(config: TrainConfig, bundle: Path, reward_fn: Callable[..., Any] | None = None) -> Any:
-    """Return the agent of a bundle of this run, with the run's environment and file of data.
-
-    Args:
-        config: the run.
-        bundle: the agent's folder.
-        reward_fn: the environment's reward, which goes on with what the bundle's has learned; by default the run's.
-
-    Raises:
-        ValueError, FileNotFoundError, BundleError: as `agents.load`, and as `agents.core.supervised.open_data`.
-    """
-    given: dict[str, Any] = {"device": config.device, "verbose": config.verbose}
-    if config.sft_data is not None:  # a bundle's own word for a file is not taken
-        given["policy_kwargs"] = {"sft_data": config.sft_data}
-    arguments = config.agent_kwargs()
-    if isinstance(arguments.get("data"), str) and hasattr(get_algorithm(config.algo), "set_data"):
-        given["data"] = arguments["data"]
-    env = build_environment(config)
-    if reward_fn is not None:
-        env.set_attr("reward_fn", reward_fn)
-    agent = load(bundle, env, algorithm=config.algo, **given)
-    if arguments.get("engine") is not None:  # nor is its word for a server
-        agent.set_engine(arguments["engine"], **(arguments.get("engine_kwargs") or {}))
-    open_data(agent)
-    check_ranks(config, agent)
-    if config.shard:
-        shard(agent)
-    if agent._last_obs is None:  # another number of ranks has other environments, which begin with other prompts
-        agent.get_env().seed(seed_of_episodes(config.seed, agent.num_timesteps))
-    return agent
-
-
-def _first_rate(config: TrainConfig) -> float:
-    """Return the learning rate that a schedule begins with: the configured one, else the algorithm's default."""
-    rate = config.learning_rate or describe(get_algorithm(config.algo)).defaults.get("learning_rate")
-    if not isinstance(rate, int | float) or not rate:
-        raise ValueError(
-            f"--lr-schedule {config.lr_schedule}: {config.algo} has the learning rate {rate!r}, which cannot go down; "
-            "leave it out, or give --learning-rate"
-        )
-    return float(rate)
-
-
-def build_environment(config: TrainConfig) -> Any:
-    """Return the training environment of a resolved configuration, with the constraint around its reward.
-
-    The ranks of a data-parallel run have an equal part of its rows each.
-    """
-    assert config.n_envs is not None
-    env = make_vec_env(config.env_id, envs_per_rank(config.n_envs), seed=config.seed, **config.environment_kwargs())
-    if config.constraint is not None:
-        constrain_environment(config, env)
-    return env
 
 
 def _open_folder(run: Prepared) -> None:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from rlhf_envs.chat_format import ChatFormat, choose_template
+from rlhf_envs.chat_format import ChatFormat, check_system_prompt, choose_template
 from rlhf_envs.datasets import MissingSplitError, load_rows
 from rlhf_envs.datasets.loading import Data
 from rlhf_envs.datasets.splits import take_split
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["fine_tune"]
-
-Row = Mapping[str, Any]
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +146,8 @@ def fine_tune(
     max_length = _row_length(model, max_length)
     given = data if task is None else demonstrations(task)
     rows, places = number_rows(load_rows(given, required=(), columns=columns), source)
-    _check_conversations(form, rows, source)
+    talks = any(isinstance(row.get(name), list | dict) for row in rows for name in ("messages", "prompt", "completion"))
+    check_system_prompt(system_prompt, chat or talks, source)
 
     def encode(part: list[dict[str, Any]]) -> tuple[_Part, Counter[str]]:
         pictures, ends = find_pictures(model, part, source, is_vision_model(model)), end_ids(form.tokenizer, model)
@@ -259,14 +258,3 @@ def _train(
     loss = None if held_out is None else mean_loss(network, held_out, batch_size)
     config.use_cache = use_cache
     return {} if loss is None else {"loss": loss, "perplexity": math.exp(loss)}
-
-
-def _check_conversations(chat: ChatFormat, rows: Sequence[Row], source: str) -> None:
-    """Raise a ValueError for a system prompt without a conversation to begin."""
-    columns = ("messages", "prompt", "completion")
-    conversations = (any(isinstance(row.get(name), list | dict) for name in columns) for row in rows)
-    if chat.system_prompt is not None and not chat.chat and not any(conversations):
-        raise ValueError(
-            f"system_prompt={chat.system_prompt[:60]!r} begins conversations, and all prompts of {source} are strings: "
-            "give chat=True as well, which makes them what the user says"
-        )

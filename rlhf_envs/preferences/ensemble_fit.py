@@ -13,6 +13,7 @@ from rlhf_envs.rewards.ensemble import RewardEnsemble, set_head
 from rlhf_envs.rewards.reward_model import find_head
 
 from .bradley_terry import Pair, PairMetrics, encode_pairs, fit_encoded, measure_differences, pair_texts
+from .splitting import MAX_REFERENCES
 from .training import check_fit, load_backbone
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from .training import TrainingOptions
 
 __all__ = ["ensemble_differences", "evaluate_ensemble", "fit_ensemble"]
-
-MAX_REFERENCES = 1000
 
 
 def fit_ensemble(

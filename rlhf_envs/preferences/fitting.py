@@ -35,7 +35,7 @@ from .bradley_terry import (
     pair_probabilities,
 )
 from .costs import calibrate_cost, check_flags, evaluate_flags, fit_flags
-from .ensemble_fit import MAX_REFERENCES, ensemble_differences, fit_ensemble
+from .ensemble_fit import ensemble_differences, fit_ensemble
 from .pseudo_labels import pseudo_label
 from .regression import check_ratings, evaluate_ratings, fit_ratings
 from .splitting import Split, split_rows, whole_texts, without_shared
@@ -139,16 +139,12 @@ def fit_reward(
     folder = Path(folder)
     if not is_replaceable(folder):
         raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")
-    check = CHECKS[loss]
-    rows = as_texts(rows, model)
-    check(rows, lambda index: f"row {index + 1}")  # before the split moves it
+    rows = _checked(rows, "row", model, loss)  # before the split moves them
     if held_out is None:
         split = split_rows(rows, held_out_share, options.get("seed", 0))
     else:
-        split = Split(rows, as_texts(held_out, model))
-        check(split.held_out, lambda index: f"held-out row {index + 1}")
-    if references is None:
-        references = [text for row in (*split.held_out, *split.fitted) for text in whole_texts(row)][:MAX_REFERENCES]
+        split = Split(rows, _checked(held_out, "held-out row", model, loss))
+    references = split.references() if references is None else references
     if members == 1:
         save, metrics = _fit_single(split, model, loss, references, calibrate, max_length, device, options)
     else:
@@ -165,6 +161,13 @@ def fit_reward(
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split.held_out)
         (place / HELD_OUT).write_text(lines, encoding="utf-8")
     return FittedReward(split.fitted, split.held_out, metrics)
+
+
+def _checked(rows: Sequence[Row], what: str, model: str, loss: Loss) -> list[Row]:
+    """Return rows as texts. Raise a ValueError, which names the row, if one does not suit the loss."""
+    texts = as_texts(rows, model)
+    CHECKS[loss](texts, lambda index: f"{what} {index + 1}")
+    return texts
 
 
 def as_texts(rows: Sequence[Row], model: str) -> list[Row]:

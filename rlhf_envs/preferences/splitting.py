@@ -18,6 +18,7 @@ __all__ = ["Split", "split_rows", "whole_texts", "without_shared"]
 
 Row = Mapping[str, Any]
 Links = Callable[[Row], list[tuple[str, ...]]]
+MAX_REFERENCES = 1000
 
 
 class Split(NamedTuple):
@@ -26,6 +27,10 @@ class Split(NamedTuple):
     fitted: list[Row]
     held_out: list[Row]
     warning: str | None = None  # says what stands on both sides all the same
+
+    def references(self) -> list[str]:
+        """Return the texts to normalise scores over: of the held-out rows, then of the fitted ones, up to 1,000."""
+        return [text for row in (*self.held_out, *self.fitted) for text in whole_texts(row)][:MAX_REFERENCES]
 
 
 def split_rows(rows: Sequence[Row], share: float = 0.1, seed: int = 0) -> Split:

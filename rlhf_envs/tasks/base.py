@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlhf_envs.datasets import Data, check_split, load_rows
+from rlhf_envs.datasets import check_split, load_rows
 from rlhf_envs.datasets.messages import as_messages, shown
 from rlhf_envs.datasets.pictures import COLUMN
 from rlhf_envs.dialogs import METRICS, Dialog, Reply
 from rlhf_envs.models import load_tokenizer
-from rlhf_envs.names import import_attribute
 from rlhf_envs.rewards.registry import get_reward
 
 if TYPE_CHECKING:
@@ -26,15 +24,9 @@ __all__ = [
     "Task",
     "WordTask",
     "choose_reward",
-    "environment_rows",
     "find_rooms",
-    "load_task",
     "measure",
-    "own_arguments",
-    "pick_arguments",
 ]
-
-SHARE = 0.1  # of given data that is held out for validation, and as much for tests, by default
 
 
 class Task:
@@ -279,74 +271,6 @@ class WordTask(Task):
                     f"{', '.join(sorted(unknown))}; there are {', '.join(self.words)}"
                 )
         return rows
-
-
-def import_task(task: str | type[Task] | Task) -> type[Task] | Task:
-    """Return a task or its class, imported if it is "module:Class" or "file.py:Class"."""
-    return import_attribute(task, f"unknown task {task!r}") if isinstance(task, str) else task
-
-
-def own_arguments(task: str | type[Task] | Task) -> tuple[str, ...]:
-    """Return the names of the arguments that a task's class takes; none for a task that is made already."""
-    task = import_task(task)
-    return tuple(inspect.signature(task).parameters) if isinstance(task, type) else ()
-
-
-def pick_arguments(task: str | type[Task] | Task, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an environment's arguments is for its task: `tasks`, `weights`, and the task's own."""
-    names = {"tasks", "weights", *own_arguments(task)}
-    return {name: value for name, value in kwargs.items() if name in names}
-
-
-def load_task(task: str | type[Task] | Task, tasks: Any = None, weights: Any = None, **own: Any) -> Task:
-    """Return the task object for a task, its class, "module:Class" or "file.py:Class".
-
-    Args:
-        task: the task.
-        tasks, weights: arguments of the class of a mixture; None leaves them to it.
-        **own: further arguments of the class.
-
-    Raises:
-        ValueError: there is no such module or class, the task takes no such arguments, or it answers with the hook
-            `reply` of older releases.
-    """
-    task = import_task(task)
-    mixed = {name: value for name, value in (("tasks", tasks), ("weights", weights)) if value is not None}
-    given, takes = {**mixed, **own}, own_arguments(task)
-    if unknown := [name for name in given if name not in takes]:
-        whose = "is for rlhf/Mixture-v0, not" if unknown[0] in mixed else "is no argument of environments in general or"
-        raise ValueError(f"{unknown[0]}={given[unknown[0]]!r} {whose} for task {task!r}: leave it out")
-    loaded: Any = task(**given) if isinstance(task, type) else task
-    if hasattr(loaded, "reply"):
-        raise ValueError(
-            f"task {loaded.name!r} defines reply(prompt, completion, row), which is no hook any more: define "
-            "replies(dialogs), which returns a list with a Reply, a text or None for each dialog"
-        )
-    return loaded
-
-
-def environment_rows(
-    task: str | type[Task] | Task,
-    split: str,
-    data: Data | None = None,
-    columns: Mapping[str, str] | None = None,
-    validation_share: float = SHARE,
-    test_share: float = SHARE,
-    **others: Any,
-) -> list[dict[str, Any]]:
-    """Return the rows of data of an environment with these arguments, without making it.
-
-    Of `others` only the task's own arguments count.
-    """
-    task = task if isinstance(task, Task) else load_task(task, **pick_arguments(task, others))
-    if data is None:
-        if columns:
-            raise ValueError(f"columns={columns!r} renames columns of data=..., which is not given")
-        for name, share in (("validation_share", validation_share), ("test_share", test_share)):
-            if share != SHARE:
-                raise ValueError(f"{name}={share} is of data=..., which is not given: the task splits its own")
-        return task.rows(split, None)
-    return task.rows(split, load_rows(data, split, ("prompt",), columns, validation_share, test_share))
 
 
 def measure(

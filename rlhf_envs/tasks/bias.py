@@ -254,6 +254,6 @@ def choose(value: Any, options: Sequence[str], where: str) -> int:
     text = str(value).strip()
     if text in options:
         return options.index(text)
-    if text.isdigit() and int(text) < len(options):
+    if text.isdecimal() and int(text) < len(options):
         return int(text)
     raise ValueError(f"{where} is {value!r}: give the number, from 0, or the text of one of {list(options)}")

@@ -19,15 +19,8 @@ from rlhf_envs.names import check_arguments, check_count
 from rlhf_envs.rewards.by_task import TaskRewards
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.task_weights import TaskWeights
-from rlhf_envs.tasks.base import (
-    Task,
-    choose_reward,
-    environment_rows,
-    load_task,
-    measure,
-    own_arguments,
-)
-from rlhf_envs.tasks.lookup import check_environment
+from rlhf_envs.tasks.base import Task, choose_reward, measure
+from rlhf_envs.tasks.lookup import check_environment, environment_rows, load_task, own_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

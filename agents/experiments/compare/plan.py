@@ -12,7 +12,7 @@ import gymnasium as gym
 
 from rlhf_envs.names import nearest
 from rlhf_envs.registration import check_environment, task_of
-from rlhf_envs.tasks.base import environment_rows
+from rlhf_envs.tasks.lookup import environment_rows
 
 from ...algorithms.common.policy_gradient import PolicyGradient
 from ...algorithms.common.text_agent import TextAgent

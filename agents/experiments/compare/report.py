@@ -15,7 +15,7 @@ from rlhf_envs.rendering import as_markdown, markdown_table
 
 from ...evaluation.prompt_counts import count_prompts
 from ...evaluation.statistics import Estimate
-from ..pages import PLOTS, cell, plain, table, write_page
+from ..pages import PLOTS, cell, opening, plain, reproduce, table, write_page
 from .analysis import ArmReport, ComparisonReport
 from .pruning import RULE
 
@@ -56,18 +56,15 @@ def evaluations(report: ComparisonReport) -> str:
 
 def to_markdown(report: ComparisonReport, plots: Sequence[str]) -> str:
     """Return the report as Markdown, with the named plots in `plots/`. What models and errors say is escaped."""
-    parts = [f"# {plain(f'Comparison on {report.env}')}", plain(f"{headline(report)}.")]
-    if report.notes:
-        parts.append("\n".join(f"> - {plain(note)}" for note in report.notes))
-    if report.failed:
-        parts += ["## Failed runs", table(["run", "error"], report.failed.items())]
+    parts = opening(f"Comparison on {report.env}", headline(report), report.notes, report.failed)
     if pruned := [arm for arm in report.arms if arm.pruned]:
         parts += ["## Pruned", RULE, table(["algorithm", "why"], [_pruned_row(arm, report.metric) for arm in pruned])]
     if report.unfinished:
         parts += ["## Runs that are not finished", plain(", ".join(report.unfinished))]
     if any(arm.metrics for arm in report.arms):
         parts += [*_results(report, plots), *_equal(report)]
-    return "\n\n".join([*parts, *_reproduce(report)]) + "\n"
+    seeds = "seed 0" if report.seeds == 1 else f"seeds 0 to {report.seeds - 1}"
+    return "\n\n".join([*parts, *reproduce(report.made, "rlhf compare", ["seeds", seeds])]) + "\n"
 
 
 def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
@@ -206,24 +203,6 @@ def _equal(report: ComparisonReport) -> list[str]:
     rows = [[cell(arm.name), _settings(arm)] for arm in report.arms if arm.settings is not None]
     settings = markdown_table(["algorithm", "settings (bold: not the class's own default)"], rows)
     return [*parts, settings] if rows else parts
-
-
-def _reproduce(report: ComparisonReport) -> list[str]:
-    """Return the section on what made the report. The folder's `config.json` has all of the comparison's settings."""
-    if not report.made:
-        return []
-    made = report.made
-    versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
-    seeds = "seed 0" if report.seeds == 1 else f"seeds 0 to {report.seeds - 1}"
-    rows = [
-        ["command", made["command"]],
-        ["again", "rlhf compare --config config.json -f ANOTHER_FOLDER, with the config.json of this folder"],
-        ["seeds", seeds],
-        ["versions", versions],
-        ["commit", made["commit"] or "not known: rlhf-envs did not run from its git repository"],
-        ["machine", made["machine"]],
-    ]
-    return ["## Reproduce", table(["what", ""], rows)]
 
 
 def _settings(arm: ArmReport) -> str:

@@ -23,7 +23,6 @@ from rlhf_envs.preferences.fitting import fit_reward
 from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.state import frozen_rewards
 
-from ...saving.provenance import provenance
 from .aspects.steps import ROWS, check_rows, fit_round, judged_by_aspect, kinds_of_completions
 from .served import read_served
 from .simulated import ask_simulated, crowd
@@ -232,21 +231,9 @@ def _fit_pairs(
     references: Sequence[str],
 ) -> Metrics:
     """Fit one reward model to pairs, `fresh` ones of this round among them. Return its metrics."""
-    config = loop.config
     before = {} if number == 1 else {"accuracy_fresh": _accuracy(loop.reward(loop.proxy(number - 1)), fresh)}
-    fitted = fit_reward(
-        rows,
-        place,
-        model=config.reward_model,
-        members=config.members,
-        held_out_share=config.held_out,
-        references=references,
-        calibrate=False,
-        epochs=config.reward_epochs,
-        learning_rate=config.reward_learning_rate,
-        seed=1000 * config.seed + number,
-        made=provenance(),
-    )
+    settings = loop.fitting(number) | {"members": loop.config.members, "references": references}
+    fitted = fit_reward(rows, place, calibrate=False, **settings)
     if "warning" in fitted.metrics:
         loop.say(f"round {number}: {fitted.metrics['warning']}")
     return {

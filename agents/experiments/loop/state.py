@@ -26,6 +26,7 @@ from ...algorithms.common.offline import OfflinePreferences
 from ...registry import describe, get_algorithm
 from ...saving.bundle import holds
 from ...saving.folders import AGENT
+from ...saving.provenance import provenance
 from ...training.run import resolve_config
 from ...training.trackers import RunTracker
 from ..stepping import METRICS, named_judges
@@ -110,6 +111,18 @@ class Loop:
     def proxy(self, number: int) -> Path:
         """Return the folder of the reward model that a round fitted."""
         return find_folder(self.place(number, "fit")) / PROXY
+
+    def fitting(self, number: int) -> dict[str, Any]:
+        """Return how a round fits its reward models: arguments of `fit_reward` and `fit_aspects`."""
+        config = self.config
+        return {
+            "model": config.reward_model,
+            "held_out_share": config.held_out,
+            "epochs": config.reward_epochs,
+            "learning_rate": config.reward_learning_rate,
+            "seed": 1000 * config.seed + number,
+            "made": provenance(),
+        }
 
     def reward(self, folder: Path) -> Any:
         """Load the reward function of RL in a folder: a reward model, aspects, or an ensemble with pessimism."""

@@ -25,12 +25,12 @@ from ...saving import bundle as bundles
 from ...saving.checkpoints import Checkpoints
 from ...saving.folders import AGENT, CHECKPOINTS, MODEL
 from ...saving.loading import load
-from ...training.building import build_callbacks
+from ...training.building import build_agent, build_callbacks, build_environment, load_agent
 from ...training.callbacks import PeriodicEvaluation
 from ...training.checkpoint_callback import CheckpointCallback
 from ...training.logger import open_logger
 from ...training.progress import ProgressDisplay, planned_tokens
-from ...training.run import RunInterrupted, build_agent, build_environment, load_agent
+from ...training.run import RunInterrupted
 from ...training.run import save_model as write_model
 from .feedback import ask, fit, judged_pairs
 from .state import PAIRS, Loop, Metrics

@@ -15,7 +15,8 @@ from rlhf_envs.models import resolve, vocabulary_fingerprint
 from rlhf_envs.models.adapters import is_adapter_folder
 from rlhf_envs.names import nearest
 from rlhf_envs.registration import check_environment, task_of
-from rlhf_envs.tasks.base import Task, WordTask, environment_rows
+from rlhf_envs.tasks.base import Task, WordTask
+from rlhf_envs.tasks.lookup import environment_rows
 
 from ...core.episodes import open_batch
 from ...core.models import build_model

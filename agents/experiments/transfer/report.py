@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ...evaluation.statistics import Estimate
-from ..pages import PLOTS, plain, table, write_page
+from ..pages import PLOTS, opening, plain, reproduce, table, write_page
 from .analysis import TransferReport
 from .cells import Cell
 from .plan import START
@@ -43,11 +43,7 @@ def headline(report: TransferReport) -> str:
 def to_markdown(report: TransferReport, has_plot: bool = True) -> str:
     """Return the report as Markdown. What models and errors say is escaped."""
     names = " → ".join(report.homes[row] for row in report.rows) if report.sequence else ", ".join(report.rows)
-    parts = [f"# {plain(f'Transfer: {names}')}", plain(f"{headline(report)}.")]
-    if report.notes:
-        parts.append("\n".join(f"> - {plain(note)}" for note in report.notes))
-    if report.failed:
-        parts += ["## Failed runs", table(["run", "error"], report.failed.items())]
+    parts = opening(f"Transfer: {names}", headline(report), report.notes, report.failed)
     if report.unfinished:
         parts += ["## Runs that are not finished", plain(", ".join(report.unfinished))]
     if any(report.cells.values()):
@@ -58,7 +54,7 @@ def to_markdown(report: TransferReport, has_plot: bool = True) -> str:
         rows = [[s["environment"], s["row"], f"{s['reward']:.2f}", _text(s["prompt"]), _text(s["completion"])]
                 for s in report.samples]  # fmt: skip
         parts += ["## What they write", table(["environment", "agent", "reward", "prompt", "completion"], rows)]
-    return "\n\n".join([*parts, *_reproduce(report)]) + "\n"
+    return "\n\n".join([*parts, *reproduce(report.made, "rlhf transfer", ["start", report.start])]) + "\n"
 
 
 def _text(said: object) -> str:
@@ -138,23 +134,6 @@ def forgetting_rows(report: TransferReport) -> list[list[str]]:
     """Return a row per environment but the last, and the mean if they have one metric."""
     rows = [[name, change_text(estimate)] for name, estimate in report.forgetting.items()]
     return rows + ([["mean", change_text(report.mean_forgetting)]] if report.mean_forgetting else [])
-
-
-def _reproduce(report: TransferReport) -> list[str]:
-    """Return the section on what made the report."""
-    if not report.made:
-        return []
-    made = report.made
-    versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
-    rows = [
-        ["command", made["command"]],
-        ["again", "rlhf transfer --config config.json -f ANOTHER_FOLDER, with the config.json of this folder"],
-        ["start", report.start],
-        ["versions", versions],
-        ["commit", made["commit"] or "not known: rlhf-envs did not run from its git repository"],
-        ["machine", made["machine"]],
-    ]
-    return ["## Reproduce", table(["what", ""], rows)]
 
 
 def to_csv(report: TransferReport) -> str:

@@ -11,7 +11,8 @@ from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import markdown_table
 
 from ...training.hyperparams import write_section
-from .search import KL, VALUES, TuneResult, cause_of
+from .search import TuneResult
+from .study import KL, VALUES, cause_of
 from .workers import SURPLUS, counted
 
 __all__ = ["metrics", "summary", "write"]

@@ -11,19 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards import get_reward
+from rlhf_envs.tasks import Task
 
 from ...core.episodes import open_batch
 from ...core.random_state import isolated_generators
@@ -31,18 +31,18 @@ from ...evaluation.evaluate import evaluate, find_judges
 from ...evaluation.statistics import Estimate, bootstrap_mean
 from ...registry import check_arguments, describe, get_algorithm
 from ...saving.locks import locked
-from ...training.run import build_agent, resolve_config
+from ...training.building import build_agent
+from ...training.run import resolve_config
 from ...training.trackers import TrackerOutput, check_trackers, tracking
 from ..cluster.jobs import check_ray, on_cluster
 from .config import TuneConfig
 from .remote import TRIALS, Remote
 from .space import Range, parse_range, search_space
+from .study import ERROR, KL, VALUES, best_trial, choose_sampler, open_study, trial_line
 from .workers import SURPLUS, WORKER, counted, is_surplus, requeue_stale_trials, signature
 
 __all__ = ["Confirmation", "Pruning", "TuneResult", "train_and_measure", "tune"]
 
-CONFIG, KL, ERROR, VALUES = "config", "kl", "error", "figures"  # attributes of a study and of its trials
-OPENING = ".opening.lock"  # Optuna fails where two processes make the tables of a storage at once
 CONFIRM_FROM = 10_000  # far from any seed of a search
 
 
@@ -99,16 +99,16 @@ def _search(
 ) -> TuneResult:
     """Run the trials that are missing, `n` at a time and on a cluster if there is a `remote`, and confirm the best."""
     with signature(config.folder()) as worker:
-        with FileLock(config.folder() / OPENING):
-            study = _open_study(config, space)
+        study = open_study(config, space)
         requeue_stale_trials(study, say)
+        trials = _Trials(config, space, say, worker, remote)
         if remote is None:
-            _run_trials(config, space, study, worker, say)
+            trials.run(study)
         else:
-            _run_together(config, space, worker, say, remote, n)
+            trials.run_together(remote, n)
     if running := [str(trial.number) for trial in counted(study) if trial.state is TrialState.RUNNING]:
         say(f"still running elsewhere, and not in this report: trial {', '.join(running)}")
-    best = _best(config, study)
+    best = best_trial(config, study)
     run = resolve_config(config.run(config.seed, best.params))
     settings = {"n_timesteps": run.n_timesteps, "n_envs": run.n_envs, **run.agent_kwargs()}
     confirmed = defaults = None
@@ -117,53 +117,6 @@ def _search(
         settings_of = {"best": best.params, "defaults": {}}
         confirmed, defaults = (_confirm(config, chosen, name, remote) for name, chosen in settings_of.items())
     return TuneResult(config, space, study, best, settings, confirmed, defaults)
-
-
-def _run_trials(
-    config: TuneConfig,
-    space: dict[str, Range],
-    study: optuna.Study,
-    worker: list[str],
-    say: Callable[[str], None],
-    remote: Remote | None = None,
-) -> None:
-    """Run one trial after the other until there are enough, with those of others that share the study."""
-    while sum(trial.state is not TrialState.WAITING for trial in counted(study)) < config.trials:
-        study.optimize(
-            lambda trial: _objective(config, space, trial, worker, remote),
-            n_trials=1,
-            catch=(Exception,),  # the table of trials has the cause
-            callbacks=[lambda study, trial: say(_trial_line(config, trial))],
-        )
-
-
-def _run_together(
-    config: TuneConfig,
-    space: dict[str, Range],
-    worker: list[str],
-    say: Callable[[str], None],
-    remote: Remote,
-    n: int,
-) -> None:
-    """Run trials on a cluster, `n` at a time: a thread for each shares the study as a process of its own would.
-
-    Raises:
-        KeyboardInterrupt: the trials under way have been ended.
-    """
-
-    def work() -> None:
-        with FileLock(config.folder() / OPENING):
-            study = _open_study(config, space)  # its sampler is this thread's own
-        _run_trials(config, space, study, worker, say, remote)
-
-    with ThreadPoolExecutor(n) as pool:
-        futures = [pool.submit(work) for _ in range(n)]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            remote.stop()
-            raise
 
 
 def find_space(config: TuneConfig) -> dict[str, Range]:
@@ -191,92 +144,83 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     )
 
 
-def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
-    """Return a new study, whose first trial has the default settings, or the earlier one if its search was the same."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        storage=config.storage_url(),
-        study_name=config.study_name,
-        direction="maximize",
-        load_if_exists=True,
-        sampler=_sampler(config, config.seed),
-        pruner={
-            "median": optuna.pruners.MedianPruner(n_startup_trials=4),
-            "halving": optuna.pruners.SuccessiveHalvingPruner(),
-            "none": optuna.pruners.NopPruner(),
-        }[config.pruner],
-    )
-    saved, wanted = study.user_attrs.get(CONFIG), config.fixed()
-    if saved is None:
-        study.set_user_attr(CONFIG, wanted)
-        study.enqueue_trial(_nearest_to_default(config, space))
-    elif saved != wanted:
-        name = next(key for key in wanted if saved.get(key) != wanted[key])
-        raise ValueError(
-            f"the study {config.study_name!r} in {config.storage_url()} was made with {name}={saved.get(name)!r} and "
-            f"not {wanted[name]!r}: leave that as it was, or give another --study"
-        )
-    return study
+@dataclass(frozen=True)
+class _Trials:
+    """Run the trials of a search, here or on a cluster."""
 
+    config: TuneConfig
+    space: dict[str, Range]
+    say: Callable[[str], None]
+    worker: list[str]  # signs the trials
+    remote: Remote | None
 
-def _nearest_to_default(config: TuneConfig, space: dict[str, Range]) -> dict[str, Any]:
-    """Return the default settings, moved into their ranges. Settings that cannot be moved are left out."""
-    start = describe(get_algorithm(config.algo)).defaults | resolve_config(config.run(config.seed, {})).agent_kwargs()
-    moved = {name: found.nearest(start[name]) for name, found in space.items() if name in start}
-    return {name: value for name, value in moved.items() if value is not None}
+    def run(self, study: optuna.Study) -> None:
+        """Run one trial after the other until there are enough, with those of others that share the study."""
+        while sum(trial.state is not TrialState.WAITING for trial in counted(study)) < self.config.trials:
+            study.optimize(
+                self._objective,
+                n_trials=1,
+                catch=(Exception,),  # the table of trials has the cause
+                callbacks=[lambda study, trial: self.say(trial_line(self.config, trial))],
+            )
 
+    def run_together(self, remote: Remote, n: int) -> None:
+        """Run trials on a cluster, `n` at a time: a thread for each shares the study as a process of its own would.
 
-def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
-    if config.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    limit = config.kl_limit
-    constraints = None if limit is None else lambda trial: [trial.user_attrs.get(KL, math.inf) - limit]
-    return optuna.samplers.TPESampler(seed=seed, constraints_func=constraints)
+        Raises:
+            KeyboardInterrupt: the trials under way have been ended.
+        """
+        with ThreadPoolExecutor(n) as pool:  # a study's sampler is its thread's own
+            futures = [pool.submit(lambda: self.run(open_study(self.config, self.space))) for _ in range(n)]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                remote.stop()
+                raise
 
+    def _objective(self, trial: optuna.Trial) -> float:
+        """Return the mean of the metric over a trial's seeds. If it fails, the trial keeps the cause."""
+        config = self.config
+        trial.set_user_attr(WORKER, self.worker)
+        if is_surplus(trial.study, trial.number, config.trials):
+            trial.set_user_attr(SURPLUS, True)
+            raise _SurplusError("other processes have begun enough trials")
+        # Processes that start together draw others.
+        trial.study.sampler = choose_sampler(config, config.seed + trial.number)
+        chosen = {name: found.suggest(trial, name) for name, found in self.space.items()}
+        found: list[tuple[float, float, str]] = []
+        try:
+            for one in self._trained(trial, chosen):
+                found.append(one)
+                values, kls, _ = map(list, zip(*found, strict=True))
+                trial.set_user_attr(VALUES, values)
+                trial.set_user_attr(KL, float(np.mean(kls)))
+        except optuna.TrialPruned:
+            raise
+        except BaseException as error:  # also an interruption: the trial counts as failed, and the search goes on later
+            trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
+            raise
+        return float(np.mean([metric for metric, *_ in found]))
 
-def _objective(
-    config: TuneConfig,
-    space: dict[str, Range],
-    trial: optuna.Trial,
-    worker: list[str],
-    remote: Remote | None = None,
-) -> float:
-    """Return the mean of the metric over a trial's seeds. If it fails, the trial keeps the cause."""
-    trial.set_user_attr(WORKER, worker)
-    if is_surplus(trial.study, trial.number, config.trials):
-        trial.set_user_attr(SURPLUS, True)
-        raise _SurplusError("other processes have begun enough trials")
-    trial.study.sampler = _sampler(config, config.seed + trial.number)  # processes that start together draw others
-    chosen = {name: found.suggest(trial, name) for name, found in space.items()}
-    found: list[tuple[float, float, str]] = []
-    try:
-        for one in _trained(config, trial, chosen) if remote is None else _trained_there(config, trial, chosen, remote):
-            found.append(one)
-            values, kls, _ = map(list, zip(*found, strict=True))
-            trial.set_user_attr(VALUES, values)
-            trial.set_user_attr(KL, float(np.mean(kls)))
-    except optuna.TrialPruned:
-        raise
-    except BaseException as error:  # also an interruption: the trial counts as failed, and the search goes on later
-        trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
-        raise
-    return float(np.mean([metric for metric, *_ in found]))
+    def _trained(self, trial: optuna.Trial, chosen: dict[str, Any]) -> Iterator[tuple[float, float, str]]:
+        """Train a trial with each seed, and yield what `measure` says of each agent."""
+        name, seeds = f"{trial.number:03d}", [self.config.seed + index for index in range(self.config.seeds_per_trial)]
+        if self.remote is not None:
+            yield from _trained_there(self.remote, trial, name, chosen, seeds)
+            return
 
+        def report(step: int, metric: float, kl: float) -> None:
+            if _is_pruned(trial, step, metric, kl):
+                raise optuna.TrialPruned
 
-def _trained(config: TuneConfig, trial: optuna.Trial, chosen: dict[str, Any]) -> Iterator[tuple[float, float, str]]:
-    """Train a trial with each seed, and yield what `measure` says of each agent."""
-
-    def report(step: int, metric: float, kl: float) -> None:
-        if _is_pruned(trial, step, metric, kl):
-            raise optuna.TrialPruned
-
-    for index in range(config.seeds_per_trial):
-        callback, name = Pruning(config, report, index), f"{trial.number:03d}"
-        yield train_and_measure(config, config.seed + index, chosen, ["validation"], name, callback)["validation"]
+        for index, seed in enumerate(seeds):
+            callback = Pruning(self.config, report, index)
+            yield train_and_measure(self.config, seed, chosen, ["validation"], name, callback)["validation"]
 
 
 def _trained_there(
-    config: TuneConfig, trial: optuna.Trial, chosen: dict[str, Any], remote: Remote
+    remote: Remote, trial: optuna.Trial, name: str, chosen: dict[str, Any], seeds: list[int]
 ) -> Iterator[tuple[float, float, str]]:
     """Yield the same of a trial that is trained on a cluster. It is pruned when its evaluations have come back."""
     seen: dict[int, bool] = {}
@@ -287,8 +231,7 @@ def _trained_there(
                 seen[int(step)] = _is_pruned(trial, int(step), metric, kl)
         return any(seen.values())
 
-    seeds = [config.seed + index for index in range(config.seeds_per_trial)]
-    found = remote.run(f"{trial.number:03d}", chosen, seeds, ["validation"], is_pruned)
+    found = remote.run(name, chosen, seeds, ["validation"], is_pruned)
     if found is None:
         raise optuna.TrialPruned
     yield from ((metric, kl, prompts) for metric, kl, prompts in (row["validation"] for row in found))
@@ -355,24 +298,25 @@ def measure(config: TuneConfig, agent: Any, split: str) -> tuple[float, float, s
     """
     run = config.run(0, {})
     task = task_of(run.env_id, **run.held_out_kwargs())
-    mixed = task is not None and bool(task.subtasks)
-    judges: list[str] | None = []
-    if (
-        task is not None
-        and mixed
-        and (config.metric.partition("/")[0] in task.subtasks or config.metric in task.judges)
-    ):
-        judges = None  # the tasks' own, which judge their own episodes
-    else:
-        with suppress(ValueError):  # it is the reward, or a metric of the task
-            get_reward(config.metric)
-            judges = [config.metric]
+    judges = _judges_for(config.metric, task)
     found = evaluate(agent, run.env_id, config.episodes, split, judges, env_kwargs=run.held_out_kwargs())
     values = found.values()[config.metric]
-    metric = float(np.nanmean(values) if mixed else np.mean(values))  # tasks of a mixture have different metrics
+    mixed = task is not None and task.subtasks  # tasks of a mixture have different metrics
+    metric = float(np.nanmean(values) if mixed else np.mean(values))
     if not math.isfinite(metric):
         raise FloatingPointError(f"{config.metric} on {found.split} is {metric}")
     return metric, math.nan if found.kl is None else float(np.mean(found.kl)), found.prompts
+
+
+def _judges_for(metric: str, task: Task | None) -> list[str] | None:
+    """Return the judges that give a metric: none if it is the reward or the task's, None for those of the task."""
+    if task is not None and task.subtasks and (metric.partition("/")[0] in task.subtasks or metric in task.judges):
+        return None  # the tasks' own, which judge their own episodes
+    try:
+        get_reward(metric)
+    except ValueError:
+        return []
+    return [metric]
 
 
 class _SurplusError(Exception):
@@ -406,39 +350,6 @@ class Pruning(BaseCallback):
         with isolated_generators(self.num_timesteps):
             metric, kl, _ = measure(config, self.model, "validation")
         self.report(self.index * config.evaluations + due, metric, kl)
-
-
-def _trial_line(config: TuneConfig, trial: FrozenTrial) -> str:
-    if SURPLUS in trial.user_attrs:
-        return f"trial {trial.number}: not run, other processes have begun enough"
-    value = "" if trial.value is None else f" {config.metric} {trial.value:.4f}"
-    cause = f": {cause_of(trial)}" if cause_of(trial) else ""
-    return f"trial {trial.number}: {trial.state.name.lower()}{value}{cause}"
-
-
-def cause_of(trial: FrozenTrial) -> str:
-    """Return why a trial failed; nothing if it did not."""
-    return str(trial.user_attrs.get(ERROR, "its process ended" if trial.state is TrialState.FAIL else ""))
-
-
-def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
-    """Return the best trial within the KL limit. Raise ValueError, which says why, if there is none."""
-    complete = study.get_trials(states=(TrialState.COMPLETE,))
-    if not complete:
-        begun = [trial for trial in study.trials if SURPLUS not in trial.user_attrs]
-        failed = [trial for trial in begun if trial.state is TrialState.FAIL]
-        running = any(trial.state is TrialState.RUNNING for trial in begun)
-        cause = cause_of(failed[0]) if failed else "still running elsewhere" if running else "pruned"
-        raise ValueError(f"none of {len(begun)} trials finished ({len(failed)} failed); the first: {cause}")
-    limit = config.kl_limit
-    within = [trial for trial in complete if limit is None or trial.user_attrs[KL] <= limit]
-    if not within:
-        least = min(trial.user_attrs[KL] for trial in complete)
-        raise ValueError(
-            f"none of {len(complete)} trials stays within --kl-limit {limit}: the least KL is {least:.2f} nats; run "
-            "more trials, or allow a higher kl_coef with --space kl_coef:0.1..10"
-        )
-    return max(within, key=lambda trial: trial.value if trial.value is not None else -math.inf)
 
 
 def _confirm(

@@ -23,8 +23,10 @@ from rlhf_envs.models.vision import is_vision_config
 from rlhf_envs.registration import check_environment
 
 from ...core.adapters import Adapters
+from ...core.models import save_drawing
 from ...evaluation.prompt_counts import count_prompts
 from ...evaluation.source import Source
+from ...evaluation.statistics import check_episodes
 from .card import SUMS, table_rows, write_card_of, write_sums
 from .gguf.writing import check_family
 from .measure import Exported, HeldOut, weight_bytes
@@ -32,7 +34,7 @@ from .onnx.writing import check_onnx_config
 from .prune import prune, sparsity
 from .recipe import Recipe
 from .room import check_room, count_weights
-from .write import read_back, reader_of, save_settings, write
+from .write import read_back, reader_of, write
 
 __all__ = ["Exported", "export"]
 
@@ -79,8 +81,7 @@ def export(
     """
     target, recipe = Path(folder), Recipe(to, quantize, prune_share, prune_pattern)
     _check_target(target, force)
-    if n_episodes < 2:
-        raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
+    check_episodes(n_episodes)
     chosen = Source.of(source, trust)
     _check_source(chosen, target, to, quantize)
     default = "rlhf/Prompts-v0" if "data" in (env_kwargs or {}) else "rlhf/Sentiment-v0"
@@ -107,7 +108,7 @@ def export(
                 prune(model, prune_share, prune_pattern)
             zeros = sparsity(model)
             notes += write(model, tokenizer, unfinished, to, quantize, target.absolute().name)
-        save_settings(network, unfinished, _drawing(held, chosen))
+        save_drawing(network, unfinished, **held.decoding, **_ending(held, chosen))
         found = read_back(unfinished, to)
         wrote = held.write(model, found.read) if found.model is None else held.write(found.model)
         after = held.measure(weight_bytes(unfinished), found.read, wrote, zeros)
@@ -183,17 +184,11 @@ def _save_alone(source: Source, network: PreTrainedModel, base: str | None, fold
         save_adapters(network, folder, base, base_checksum(network))
 
 
-def _drawing(held: HeldOut, source: Source) -> dict[str, Any]:
-    """Return the fields of `generation_config.json`: how tokens are drawn, and in its own environment when to end."""
-    decoding = held.decoding
-    fields: dict[str, Any] = {
-        "temperature": float(decoding["temperature"]),
-        "top_k": decoding["top_k"] or 0,
-        "top_p": decoding["top_p"] or 1.0,
-    }
-    if source.policy is not None:
-        fields |= {"max_new_tokens": held.batch.max_new_tokens, "eos_token_id": [*held.batch.ends]}
-    return fields
+def _ending(held: HeldOut, source: Source) -> dict[str, Any]:
+    """Return when texts end in a policy's own environment, as fields of `generation_config.json`."""
+    if source.policy is None:
+        return {}
+    return {"max_new_tokens": held.batch.max_new_tokens, "eos_token_id": [*held.batch.ends]}
 
 
 def _notes(source: Source) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from .measure import Reader
 from .onnx.writing import onnx_reader, write_onnx
 from .packed import write_packed
 
-__all__ = ["ReadBack", "read_back", "reader_of", "save_settings", "write"]
+__all__ = ["ReadBack", "read_back", "reader_of", "write"]
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,3 @@ def reader_of(model: Any) -> Reader:
         return logits.cpu()
 
     return read
-
-
-def save_settings(model: PreTrainedModel, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write `generation_config.json`: the model's own, which draws tokens with these settings."""
-    config = copy.deepcopy(model.generation_config)
-    if config is not None:
-        config.update(do_sample=True, **settings, _from_model_config=False)
-        config.save_pretrained(folder)

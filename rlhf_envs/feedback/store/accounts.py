@@ -15,7 +15,7 @@ from .database import Database
 from .queue import ANNOTATORS, annotator_named
 from .schema import OPEN, annotators, invitations, sessions, tasks
 
-__all__ = ["Accounts"]
+__all__ = ["Accounts", "check_other_admin"]
 
 _ROLES = ("annotator", "admin")
 _LONGEST_NAME = 100
@@ -125,7 +125,7 @@ class Accounts:
             self._database.one_writer(connection)
             person = _person(connection, name)
             if role != "admin":
-                _check_other_admin(connection, name)
+                check_other_admin(connection, name)
             connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(role=role))
 
     def end_sessions(self, name: str) -> int:
@@ -156,7 +156,7 @@ class Accounts:
             self._database.one_writer(connection)
             person = _person(connection, name)
             if not active:
-                _check_other_admin(connection, name)
+                check_other_admin(connection, name)
             connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(active=active))
             if not active:
                 connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person.id))
@@ -223,7 +223,7 @@ def _person(connection: sa.Connection, name: str) -> Annotator:
     return annotator_named(connection, name, lock=True)
 
 
-def _check_other_admin(connection: sa.Connection, name: str) -> None:
+def check_other_admin(connection: sa.Connection, name: str) -> None:
     """Raise a ValueError if nobody but the one of this name is an admin who may sign in."""
     admins = sa.select(annotators.c.name).where(annotators.c.role == "admin", annotators.c.active)
     if connection.execute(admins).scalars().all() == [name]:

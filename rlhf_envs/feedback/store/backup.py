@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...files import sync
 from ..records import StoreError
 from .database import Database, parse_url
 
@@ -84,7 +85,7 @@ def _copy(source: Path, path: Path) -> dict[str, int]:
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         os.link(draft, path)  # and not rename: nothing that came there meanwhile is lost
-        _sync(path.parent)
+        sync(path.parent)
     except FileExistsError as error:
         raise ValueError(f"{path} exists: give the copy a name of its own") from error
     except sqlite3.Error as error:
@@ -108,12 +109,3 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not {"alembic_version", "items", "judgements", "annotators"} <= tables:
         raise StoreError(f"{path} is no store of feedback: it has the tables {', '.join(sorted(tables)) or 'none'}")
-
-
-def _sync(folder: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..records import NoSuchAnnotator
+from .accounts import check_other_admin
 from .auditing import log_change
 from .queue import release_held
 from .schema import (
@@ -26,7 +27,6 @@ from .schema import (
 from .searching import fold_judgement
 from .store import FeedbackStore
 from .withdrawing import (
-    check_other_admin,
     close_account,
     delete_traces,
     forget_choices,

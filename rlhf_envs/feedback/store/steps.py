@@ -32,15 +32,20 @@ def next_step(store: FeedbackStore, annotator: str) -> Step:
     Raises:
         NoSuchAnnotator: there is no such annotator.
     """
-    query = sa.select(annotators, panelists.c.state, panelists.c.screening).select_from(annotators.outerjoin(panelists))
     with store._database.read() as connection:
-        settings = read_settings(connection)
-        person = connection.execute(query.where(annotators.c.name == annotator)).one_or_none()
-        if person is None:
-            raise NoSuchAnnotator(f"there is no annotator {annotator!r}")
+        settings, person = read_settings(connection), _person(connection, annotator)
         if person.role != "annotator":
             return "work"
         return _step(connection, settings, person)
+
+
+def _person(connection: sa.Connection, name: str) -> sa.Row[Any]:
+    """Return the annotator of this name, with the columns of who came from a panel."""
+    query = sa.select(annotators, panelists.c.state, panelists.c.screening).select_from(annotators.outerjoin(panelists))
+    person = connection.execute(query.where(annotators.c.name == name)).one_or_none()
+    if person is None:
+        raise NoSuchAnnotator(f"there is no annotator {name!r}")
+    return person
 
 
 def _step(connection: sa.Connection, settings: Settings, person: sa.Row[Any]) -> Step:
@@ -92,12 +97,8 @@ def own_progress(store: FeedbackStore, annotator: str) -> OwnProgress:
     Raises:
         NoSuchAnnotator: there is no such annotator.
     """
-    query = sa.select(annotators.c.id, panelists.c.state).select_from(annotators.outerjoin(panelists))
     with store._database.read() as connection:
-        settings = read_settings(connection)
-        person = connection.execute(query.where(annotators.c.name == annotator)).one_or_none()
-        if person is None:
-            raise NoSuchAnnotator(f"there is no annotator {annotator!r}")
+        settings, person = read_settings(connection), _person(connection, annotator)
         mine = judgements.c.annotator_id == person.id
         judged = sa.select(sa.func.count()).select_from(items.join(judgements, judgements.c.item_id == items.c.id))
         judged = judged.where(IN_QUEUE, is_asked(settings), mine, STANDS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from .accounts import check_other_admin
 from .auditing import log_change
 from .database import parts
 from .outbox import queue_events
@@ -36,7 +37,6 @@ from .store import FeedbackStore
 __all__ = [
     "Withdrawal",
     "answers_of",
-    "check_other_admin",
     "close_account",
     "delete_traces",
     "forget_choices",
@@ -116,13 +116,6 @@ def take_out(
     what = {"labels": done.labels, "answers": done.judgements}
     log_change(connection, now, done.by, action, annotator=known_as, after=what)
     return done
-
-
-def check_other_admin(connection: sa.Connection, name: str) -> None:
-    """Raise a ValueError if nobody else active is an admin."""
-    admins = sa.select(annotators.c.name).where(annotators.c.role == "admin", annotators.c.active)
-    if connection.execute(admins).scalars().all() == [name]:
-        raise ValueError(f"{name!r} is the only admin who may sign in: make another first")
 
 
 def close_account(connection: sa.Connection, person: int, name: str) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..records import Assignment
     from ..settings import Settings
 
-__all__ = ["LETTERS", "Form", "Keyboard", "form_of"]
+__all__ = ["LETTERS", "Form", "Keyboard", "form_of", "rating_keys"]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ENTER, BACKSPACE = ("\r", "\n"), ("\x7f", "\b")
@@ -56,6 +56,22 @@ class Form:
     def state(self) -> str:
         """Describe the answer so far."""
         return ""
+
+    def type_rating(self, low: int, high: int) -> int | None:
+        """Return a rating that the person types; None, with a message, if it is not on the scale."""
+        text = self.keyboard.line(f"rating from {low} to {high}: ").strip()
+        if text.removeprefix("-").isdecimal() and low <= int(text) <= high:
+            return int(text)
+        self.message = f"{text[:20]!r} is no rating from {low} to {high}"
+        return None
+
+
+def rating_keys(low: int, high: int) -> dict[str, int]:
+    """Return the rating of each key: its digit where all have one, else 1, 2, ... 0 for the first ten."""
+    values = range(low, high + 1)
+    if low >= 0 and high <= 9:
+        return {str(value): value for value in values}
+    return {str((i + 1) % 10): value for i, value in enumerate(values[:10])}
 
 
 class _Pairwise(Form):
@@ -116,25 +132,17 @@ class _Ranking(Form):
 class _Rating(Form):
     def start(self) -> None:
         low, high = self.settings.scale
-        values = range(low, high + 1)
-        if low >= 0 and high <= 9:
-            self.values = {str(value): value for value in values}
-        else:
-            self.values = {str((i + 1) % 10): value for i, value in enumerate(values[:10])}
+        self.values = rating_keys(low, high)
         self.keys = {key: f"rate {value}" for key, value in self.values.items()}
-        if len(values) > len(self.values):
+        if high not in self.values.values():
             self.keys["e"] = "type the rating"
         self.message = f"from {low} (worst) to {high} (best)"
 
     def press(self, key: str) -> Value | None:
         if key != "e":
             return {"rating": self.values[key]}
-        low, high = self.settings.scale
-        text = self.keyboard.line(f"rating from {low} to {high}: ").strip()
-        if text.lstrip("-").isdecimal() and low <= int(text) <= high:
-            return {"rating": int(text)}
-        self.message = f"{text[:20]!r} is no rating from {low} to {high}"
-        return None
+        rating = self.type_rating(*self.settings.scale)
+        return None if rating is None else {"rating": rating}
 
 
 class _Thumbs(Form):

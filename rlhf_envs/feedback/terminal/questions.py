@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..questions import Question, asked_about, is_due
-from .forms import LETTERS, Form, Keyboard, Value, form_of
+from .forms import LETTERS, Form, Keyboard, Value, form_of, rating_keys
 
 if TYPE_CHECKING:
     from ..records import Assignment
@@ -39,26 +39,17 @@ class _Choice(_Asked):
 class _Rating(_Asked):
     def start(self) -> None:
         low, high = self.question.scale
-        values = range(low, high + 1)
-        if low >= 0 and high <= 9:
-            self.values = {str(value): value for value in values}
-        else:
-            self.values = {str((i + 1) % 10): value for i, value in enumerate(values[:10])}
+        self.values = rating_keys(low, high)
         self.keys = {key: str(value) for key, value in self.values.items()}
-        if len(values) > len(self.values):
+        if high not in self.values.values():
             self.keys["e"] = "type the rating"
         self.given: list[int] = []
 
     def press(self, key: str) -> Value | None:
         self.message = ""
-        low, high = self.question.scale
-        rating = self.values.get(key)
+        rating = self.values[key] if key in self.values else self.type_rating(*self.question.scale)
         if rating is None:
-            text = self.keyboard.line(f"rating from {low} to {high}: ").strip()
-            if not (text.lstrip("-").isdecimal() and low <= int(text) <= high):
-                self.message = f"{text[:20]!r} is no rating from {low} to {high}"
-                return None
-            rating = int(text)
+            return None
         if not self.question.each:
             return {"answer": rating}
         n = len(self.assignment.sides)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,7 +23,7 @@ from ..store.store import FeedbackStore
 from ..store.training import TrainingTask, next_training
 from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
 from .differences import mark_differences
-from .responses import AsciiJSON, problems
+from .responses import AsciiJSON, problems, refusing
 from .showing import Render, View, view_of
 from .words import Refusal
 
@@ -214,12 +214,8 @@ def undo(store: Store, annotator: SignedIn, render: AskedRender = None) -> Respo
 )
 def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) -> Response:
     """Answer a task. 200 means that the answer is stored, 409 that the lease is lost: claim another task."""
-    try:
+    with refusing(leave=NoSuchAnnotator):
         saved = store.submit(task_id, annotator.name, **answer.model_dump())
-    except NoSuchAnnotator:
-        raise
-    except ValueError as error:
-        raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     told = {"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers}
     explained = saved.value is not None and store.has_explanation_after(saved.item_id)
     return AsciiJSON({**told, "suggestion": _suggestion(store, saved), "explanation": explained})

@@ -24,7 +24,7 @@ from .admin.figures import Analyse, Figures
 from .admin.forecast import Forecasts
 from .admin.uploads import MAX_UPLOAD, Uploads
 from .auth import COOKIE, Gate, add_sessions
-from .responses import AsciiJSON
+from .responses import AsciiJSON, problem_text
 from .words import Refusal, choose, load, say
 
 __all__ = ["Guard", "create_app"]
@@ -201,7 +201,7 @@ def _bad_request(request: Request, error: Exception) -> Response:
         detail = words("fields_malformed", fields=", ".join(str(e["loc"][-1]) for e in found))
     else:
         detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found)
-        detail = detail.encode("ascii", "backslashreplace").decode()
+        detail = problem_text(detail)
     return _answer(request, 422, detail)
 
 

@@ -8,7 +8,7 @@ import gc
 import ipaddress
 import socket
 
-__all__ = ["keep_loaded", "listen", "page_addresses"]
+__all__ = ["is_loopback", "keep_loaded", "listen", "page_addresses"]
 
 # Documentation networks. A datagram socket that is "connected" to one tells its own address, and sends nothing.
 _ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
@@ -49,6 +49,14 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(reason) from error
     listener.set_inheritable(True)
     return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches what listens on a host."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def page_addresses(host: str, port: int) -> list[str]:

@@ -1,14 +1,17 @@
-"""Define how the app answers in JSON, for results and for errors."""
+"""Define how the app answers: results and errors in JSON, and what of an error is told."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-__all__ = ["AsciiJSON", "Problem", "problems"]
+__all__ = ["AsciiJSON", "Problem", "problem_text", "problems", "refusing"]
 
 
 class AsciiJSON(JSONResponse):
@@ -16,6 +19,22 @@ class AsciiJSON(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def problem_text(error: object) -> str:
+    """Return what an error says, without characters that have no UTF-8."""
+    return str(error).encode("ascii", "backslashreplace").decode()
+
+
+@contextmanager
+def refusing(status: int = 422, leave: type[ValueError] | tuple[()] = ()) -> Iterator[None]:
+    """Answer a ValueError of the `with` block with this status and its message; one of the kind `leave` stays."""
+    try:
+        yield
+    except leave:
+        raise
+    except ValueError as error:
+        raise HTTPException(status, problem_text(error)) from error
 
 
 class Problem(BaseModel):

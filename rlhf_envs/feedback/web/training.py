@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Path
+from fastapi import APIRouter, Path
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +14,7 @@ from .api import TaskId, as_assignment
 from .auth import CsrfChecked, SignedIn, Store
 from .differences import mark_differences
 from .documents import nodes_of
-from .responses import AsciiJSON, problems
+from .responses import AsciiJSON, problems, refusing
 from .showing import Render, View, view_of
 
 __all__ = ["api"]
@@ -57,14 +57,10 @@ class TrainingResultOut(BaseModel):
 )
 def answer(attempt: Attempt, task_id: TaskId, given: TrainingAnswer, store: Store, annotator: SignedIn) -> Response:
     """Answer an item of your training. The same answer again adds nothing. 409: it is not the next; claim a task."""
-    try:
+    with refusing(leave=NoSuchAnnotator):
         result = answer_training(
             store, annotator.name, attempt, task_id, given.value, **given.model_dump(exclude={"value"})
         )
-    except NoSuchAnnotator:
-        raise
-    except ValueError as error:
-        raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     return AsciiJSON({**result.__dict__, "nodes": nodes_of(result.explanation)})
 
 

@@ -6,7 +6,6 @@ install.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from pydantic import Field
 
 from rlhf_envs.datasets.messages import shown
 from rlhf_envs.dialogs import ReplyError
-from rlhf_envs.feedback.web.listening import keep_loaded, listen
+from rlhf_envs.feedback.web.listening import is_loopback, keep_loaded, listen
 from rlhf_envs.interop.openenv.episodes import Session, Turn, Workplace
 from rlhf_envs.rewards import RewardError, ScoreError
 
@@ -290,7 +289,7 @@ def serve(env_id: str, *, host: str = "127.0.0.1", port: int = 8000, max_session
     try:
         app = create_app(env_id, max_sessions=max_sessions, **kwargs)
         bound, at = listener.getsockname()[1], f"[{host}]" if ":" in host else host
-        if not _is_loopback(host):
+        if not is_loopback(host):
             logger.warning("there is no sign-in: everybody who reaches %s:%d can use this server", host, bound)
         config = uvicorn.Config(app, log_level="warning", lifespan="on")
         listener.listen()  # from now on clients wait instead of being refused
@@ -299,13 +298,6 @@ def serve(env_id: str, *, host: str = "127.0.0.1", port: int = 8000, max_session
         uvicorn.Server(config).run([listener])
     finally:
         listener.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def own_version() -> str:

@@ -16,7 +16,6 @@ from rlhf_envs.files import atomic_folder, is_replaceable
 from rlhf_envs.rewards.aspects import FACTORS, FILE, Aspect, read_aspects
 from rlhf_envs.rewards.reward_model import RewardModel
 
-from ..ensemble_fit import MAX_REFERENCES
 from ..fitting import Metrics, as_texts, fit_reward
 from ..splitting import Split, split_rows, whole_texts
 from ..training import NothingToFit
@@ -107,8 +106,8 @@ def fit_aspects(
             weigh_annotators(texts) if weigh else ([dict(row) for row in texts], {})
         )
     split = split_rows([row for own in rows.values() for row in own], held_out_share, options.get("seed", 0))
-    if references is None:
-        references = [text for row in (*split.held_out, *split.fitted) for text in whole_texts(row)][:MAX_REFERENCES]
+    settings: dict[str, Any] = dict(model=model, calibrate=calibrate, max_length=max_length, device=device, made=made)
+    settings |= options | {"references": split.references() if references is None else references}
     parts = {name: _part(name, own, split) for name, own in rows.items()}
     metrics: dict[str, Metrics] = {}
     record = {} if made is None else {"made": made}
@@ -118,21 +117,10 @@ def fit_aspects(
             name = one.aspect.name
             fitted, held_out = parts[name]
             try:
-                metrics[name] = fit_reward(
-                    fitted,
-                    place / name,
-                    model=model,
-                    loss=one.loss,
-                    held_out=held_out,
-                    references=references,
-                    calibrate=calibrate,
-                    max_length=max_length,
-                    device=device,
-                    made=made,
-                    **options,
-                ).metrics
+                found = fit_reward(fitted, place / name, loss=one.loss, held_out=held_out, **settings)
             except NothingToFit as error:
                 raise NothingToFit(f"aspect {name!r}: {error}") from error
+            metrics[name] = found.metrics
         correlations = _correlations(rows, split, place, device)
         figures["correlations"] = [one._asdict() for one in correlations]
         for name in kept:

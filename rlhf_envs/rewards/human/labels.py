@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rlhf_envs.datasets.messages import kept_prompt
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore, Item, Judgement
 
-__all__ = ["Criterion", "check_criterion", "labels_of", "name_criterion", "read_weights"]
+__all__ = ["Criterion", "check_criterion", "labels_of", "name_criterion", "rating_rows", "read_weights"]
 
 Criterion = str | Mapping[str, float]  # one of the project's own questions, or several with weights
 
@@ -72,6 +74,25 @@ def labels_of(
         for entry in judgements
         if entry.id in answered
     }
+
+
+def rating_rows(store: FeedbackStore, kind: str, criterion: Criterion | None) -> list[dict[str, Any]]:
+    """Return the judgements of a kind that have a label as rating rows, oldest first, without gold questions."""
+    judgements = [judgement for judgement in store.judgements() if judgement.kind == kind]
+    items = {item.id: item for item in store.items(sorted({judgement.item_id for judgement in judgements}))}
+    single = {id: item for id, item in items.items() if item.gold is None and len(item.completions) == 1}
+    labels = labels_of(store, list(single.values()), judgements, criterion)
+    return [
+        {
+            "prompt": kept_prompt(item.prompt, item.meta),
+            "completion": item.completions[0],
+            "label": labels[judgement.id],
+            "annotator": judgement.annotator,
+            "item_id": item.id,
+        }
+        for judgement in judgements
+        if (item := single.get(judgement.item_id)) is not None and judgement.id in labels
+    ]
 
 
 def _labels_of_one(

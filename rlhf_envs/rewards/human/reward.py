@@ -16,12 +16,19 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from rlhf_envs.datasets.messages import Prompt, kept_prompt, said, shown
+from rlhf_envs.datasets.messages import Prompt, said, shown
 from rlhf_envs.datasets.splits import log_once
 from rlhf_envs.feedback.records import NewItem
 from rlhf_envs.rewards.base import Reward, evaluate_reward
 from rlhf_envs.rewards.guard import RewardError
-from rlhf_envs.rewards.human.labels import Criterion, check_criterion, labels_of, name_criterion, read_weights
+from rlhf_envs.rewards.human.labels import (
+    Criterion,
+    check_criterion,
+    labels_of,
+    name_criterion,
+    rating_rows,
+    read_weights,
+)
 from rlhf_envs.rewards.human.waiting import Fitting, Refit, Waiting, describe_awaited
 from rlhf_envs.rewards.human.weighing import weigh_rows, weighed_mean, weights_of
 from rlhf_envs.rewards.registry import get_reward
@@ -230,23 +237,7 @@ class HumanReward(Reward):
 
         With a `criterion`, those that answer it.
         """
-        store = self.open()
-        judgements = [judgement for judgement in store.judgements() if judgement.kind == self.kind]
-        items = {item.id: item for item in store.items(sorted({judgement.item_id for judgement in judgements}))}
-        single = [item for item in items.values() if item.gold is None and len(item.completions) == 1]
-        labels = labels_of(store, single, judgements, self.criterion)
-        ids = {item.id for item in single}
-        return [
-            {
-                "prompt": kept_prompt(items[judgement.item_id].prompt, items[judgement.item_id].meta),
-                "completion": items[judgement.item_id].completions[0],
-                "label": labels[judgement.id],
-                "annotator": judgement.annotator,
-                "item_id": judgement.item_id,
-            }
-            for judgement in judgements
-            if judgement.item_id in ids and judgement.id in labels
-        ]
+        return rating_rows(self.open(), self.kind, self.criterion)
 
     def metrics(self) -> dict[str, float]:
         """Return what TensorBoard shows: seconds waited, the length of the queue, judgements, and counts."""
@@ -268,7 +259,7 @@ class HumanReward(Reward):
         self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> np.ndarray:
         ids = self._ask(prompts, completions)
-        began, given_up, late, awaited = time.monotonic(), False, False, ""
+        began, given_up, awaited = time.monotonic(), False, ""
         while True:
             answers, missing, now_awaited = self._look(ids)
             if now_awaited not in ("", awaited):

@@ -142,6 +142,7 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     "tune --algo pppo": ("pppo", "ppo"),
     "loop --env rlhf/Sentment-v0": ("Sentment", "rlhf/Sentiment-v0"),
     "reward fit none.jsonl out": ("none.jsonl", "neither a file"),
+    "reward fit good.jsonl out --train ²": ("²", "a number of last blocks"),
     "feedback add none.jsonl": ("none.jsonl", "there is no file"),
     "pretrain moviereviews out": ("moviereviews", "movie-reviews"),
     "sft good.jsonl out --on-long-completion drp": ("drp", "'drop'"),

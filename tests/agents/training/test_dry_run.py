@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from agents.training import dry_run
+from agents.training.building import build_agent
 from agents.training.dry_run import describe_run
 from agents.training.early_stopping import EarlyStopping
 from agents.training.memory import show_bytes
-from agents.training.run import build_agent, resolve_config
+from agents.training.run import resolve_config
 from tests.agents.training.runs import FLAGS, config, rlhf
 
 

@@ -12,9 +12,10 @@ import pytest
 import agents
 from agents.algorithms.ppo import PPO
 from agents.core.schedules import CosineSchedule, falling_rate
+from agents.training.building import build_agent
 from agents.training.config import TrainConfig
 from agents.training.resume import prepare_resumed
-from agents.training.run import build_agent, prepare, resolve_config, train
+from agents.training.run import prepare, resolve_config, train
 from tests.agents.training.runs import FLAGS, TOKENS, config, finish, progress, rlhf, train_until_killed
 
 

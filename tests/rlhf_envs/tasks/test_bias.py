@@ -118,6 +118,7 @@ def test_rows_of_ones_own_may_name_options_by_text(tmp_path: Path) -> None:
         ({"options": ["Yes", "yes", "No"]}, "give 2 to 26 different ones"),
         ({"label": 3}, "row 1: 'label' is 3: give the number, from 0, or the text of one of"),
         ({"label": "Nobody"}, "row 1: 'label' is 'Nobody'"),
+        ({"label": "²"}, "row 1: 'label' is '²': give the number, from 0"),
         ({"stereotype": 1}, "row 1: 'stereotype' and 'unknown' are both 'Not known'"),
     ],
 )

@@ -12,8 +12,8 @@ from agents.saving.untrusted import read_env_kwargs
 from agents.training.sft import fine_tune
 from rlhf_envs import register_task
 from rlhf_envs.episodes import EpisodeBatch
-from rlhf_envs.tasks.base import WordTask, environment_rows
-from rlhf_envs.tasks.lookup import demonstrations, find_task, task_of
+from rlhf_envs.tasks.base import WordTask
+from rlhf_envs.tasks.lookup import demonstrations, environment_rows, find_task, task_of
 from rlhf_envs.testing import check_text_env
 
 ENV = "rlhf/Levels-v0"

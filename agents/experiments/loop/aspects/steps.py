@@ -13,7 +13,6 @@ from rlhf_envs.preferences.aspects.fitting import fit_aspects
 from rlhf_envs.preferences.aspects.rows import Judged, find_asked, judged_among, key_and_value
 from rlhf_envs.rewards.aspects import FILE, Aspect
 
-from ....saving.provenance import provenance
 from ..served import compared, served_items
 from ..state import Loop
 from .taking import ALONE, STUDY, kind_of
@@ -101,7 +100,7 @@ def check_rows(number: int, judged: Iterable[Judged]) -> None:
 
 def fit_round(loop: Loop, number: int, place: Path, references: Sequence[str]) -> dict[str, Any]:
     """Fit a reward model per aspect to what was said in all rounds so far. Return the metrics."""
-    config, answers = loop.config, loop.read(number, "ask", ROWS)
+    answers = loop.read(number, "ask", ROWS)
     to_fit = [name for name, aspect in loop.aspects.items() if aspect.reward is None]
     if other := {*to_fit} ^ {*answers}:
         raise ValueError(
@@ -112,18 +111,8 @@ def fit_round(loop: Loop, number: int, place: Path, references: Sequence[str]) -
         Judged(replace(loop.aspects[name], harm=kept["harm"]), kept["loss"], kept["rows"])
         for name, kept in answers.items()
     ]
-    report = fit_aspects(
-        judged,
-        place,
-        model=config.reward_model,
-        held_out_share=config.held_out,
-        beside={name: aspect for name, aspect in loop.aspects.items() if aspect.reward is not None},
-        references=references,
-        epochs=config.reward_epochs,
-        learning_rate=config.reward_learning_rate,
-        seed=1000 * config.seed + number,
-        made=provenance(),
-    )
+    beside = {name: aspect for name, aspect in loop.aspects.items() if aspect.reward is not None}
+    report = fit_aspects(judged, place, beside=beside, references=references, **loop.fitting(number))
     if report.warning is not None:
         loop.say(f"round {number}: {report.warning}")
     fitted = {}

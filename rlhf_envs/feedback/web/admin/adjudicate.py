@@ -17,9 +17,9 @@ from ..api import AskedRender, SettingsOut
 from ..auth import CsrfChecked, SignedIn, Store
 from ..differences import mark_differences
 from ..pages import render
-from ..responses import AsciiJSON, problems
+from ..responses import AsciiJSON, problem_text, problems, refusing
 from ..showing import Render, View, view_of_item
-from .items import RowId, problem_text
+from .items import RowId
 
 __all__ = ["api", "may_adjudicate", "pages"]
 
@@ -132,10 +132,8 @@ def view(
     item_id: RowId, store: Store, person: Adjudicator, render: AskedRender = None, differences: bool = False
 ) -> Response:
     """Return how an item is shown. With `differences`, two completions mark the words in which they differ."""
-    try:
+    with refusing(404):
         item = one_item(store, item_id).item
-    except ValueError as error:
-        raise HTTPException(404, problem_text(error)) from error
     shown = view_of_item(item, render or store.settings.render)
     if differences:
         mark_differences(shown, list(item.completions))
@@ -145,10 +143,8 @@ def view(
 @api.post("/{item_id}", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
 def give(item_id: RowId, final: Final, store: Store, person: Adjudicator) -> Response:
     """Give the final answer to an item. An earlier one is replaced, and the audit keeps it."""
-    try:
+    with refusing():
         store.adjudicate(item_id, by=person.name, **final.model_dump())
-    except ValueError as error:
-        raise HTTPException(422, problem_text(error)) from error
     return Response(status_code=204)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Form, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import FormData
 
@@ -29,9 +29,10 @@ from ...store.browsing import (
 from ...store.store import FeedbackStore
 from ..auth import Admin, Store
 from ..pages import FormChecked, render
+from ..responses import problem_text, refusing
 from .display import all_in_words, choices, in_words, own_answers, value_of_form
 
-__all__ = ["RowId", "item_filter", "judgement_filter", "pages", "problem_text"]
+__all__ = ["RowId", "item_filter", "judgement_filter", "pages"]
 
 pages = APIRouter(prefix="/admin")
 
@@ -46,7 +47,6 @@ async def _fields(request: Request) -> AsyncIterator[FormData]:
 
 Fields = Annotated[FormData, Depends(_fields)]  # read apart, so that what works on the store runs in a thread
 Key = Annotated[str, Query(max_length=100)]
-Reason = Annotated[str, Form(max_length=5000)]
 PER_PAGE = 50
 
 
@@ -93,11 +93,6 @@ def judgement_filter(
     return JudgementFilter(text=text, annotator=annotator, kind=kind, state=state, commented=commented)
 
 
-def problem_text(error: Exception) -> str:
-    """Return what an error says, without characters that have no UTF-8."""
-    return str(error).encode("ascii", "backslashreplace").decode()
-
-
 @pages.get("/items")
 def items_page(
     request: Request,
@@ -110,10 +105,8 @@ def items_page(
     changed_items: int | None = None,
 ) -> Response:
     """Show a page of items with what became of them."""
-    try:
+    with refusing():
         page = browse_items(store, wanted, sort=sort, after=after or None, before=before or None, limit=PER_PAGE)
-    except ValueError as error:
-        raise HTTPException(422, problem_text(error)) from error
     context = {
         "page": page,
         "wanted": wanted,
@@ -172,7 +165,7 @@ def change_judgement(
         else:
             store.restore_judgement(judgement_id, by=admin.name, reason=reason)
     except ValueError as error:
-        if not str(form.get("item_id", "")).isdigit():
+        if not str(form.get("item_id", "")).isdecimal():
             raise HTTPException(422, problem_text(error)) from error
         typed = {"judgement": judgement_id, "action": action, "reason": reason, "fields": fields}
         return _item_page(request, store, int(str(form["item_id"])), 422, problem=problem_text(error), typed=typed)
@@ -197,10 +190,8 @@ def answers_context(
     request: Request, store: FeedbackStore, wanted: JudgementFilter, after: str, before: str
 ) -> dict[str, Any]:
     """Return what a table of answers needs."""
-    try:
+    with refusing():
         page = browse_judgements(store, wanted, after=after or None, before=before or None, limit=PER_PAGE)
-    except ValueError as error:
-        raise HTTPException(422, problem_text(error)) from error
     asked = {name: str(value) for name, value in asdict(wanted).items() if value}
     return {
         "page": page,

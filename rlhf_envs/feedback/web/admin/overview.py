@@ -19,7 +19,7 @@ from ...store.store import FeedbackStore
 from ..api import Scale, SettingsOut
 from ..auth import Admin, CsrfChecked, Store
 from ..pages import FormChecked, render
-from ..responses import AsciiJSON, problems
+from ..responses import AsciiJSON, problems, refusing
 from ..showing import Render
 from .figures import figures_of
 from .forecast import cost_lines, forecasts_of
@@ -221,19 +221,15 @@ def _link(request: Request, path: str) -> str:
 
 def _reset(store: Store, name: str, by: str) -> tuple[str, str]:
     """Return (path of the link, role of the account)."""
-    try:
+    with refusing():
         path = f"/invite/{store.invite_to_reset(name)}"
-    except ValueError as error:
-        raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     store.log(by, "link to reset the password", annotator=name)
     return path, next(person.role for person in store.annotators() if person.name == name)
 
 
 def _switch(store: Store, name: str, active: bool, by: str) -> None:
-    try:
+    with refusing():
         store.switch_account(name, active=active)
-    except ValueError as error:
-        raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     store.log(by, "switch on" if active else "switch off", annotator=name)
 
 
@@ -242,10 +238,8 @@ def _update(store: Store, by: str, **changes: Any) -> Settings:
         if name in changes:
             changes[name] = tuple(changes[name])
     before = store.settings
-    try:
+    with refusing():
         after = store.update_settings(**changes)
-    except ValueError as error:
-        raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     changed = [name for name in changes if getattr(before, name) != getattr(after, name)]
     if changed:
         old, new = ({name: getattr(settings, name) for name in changed} for settings in (before, after))

@@ -18,8 +18,9 @@ from ...store.browsing import JudgementFilter
 from ...store.store import FeedbackStore
 from ..auth import Admin, Store
 from ..pages import FormChecked, render
+from ..responses import problem_text
 from .archive import write_archive
-from .items import Key, RowId, answers_context, problem_text
+from .items import Key, RowId, answers_context
 
 __all__ = ["pages"]
 

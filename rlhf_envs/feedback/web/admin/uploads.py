@@ -28,7 +28,7 @@ from ...records import StoreError
 from ...store.store import FeedbackStore
 from ..auth import Admin, Store, csrf_matches
 from ..pages import render
-from .items import problem_text
+from ..responses import problem_text
 
 __all__ = ["MAX_UPLOAD", "Uploads", "pages"]
 

@@ -21,14 +21,16 @@ from typer.testing import CliRunner
 import agents
 from agents.cli import app
 from agents.experiments.tune import search as tuning
+from agents.experiments.tune import study as studies
 from agents.experiments.tune import workers
 from agents.experiments.tune.config import TuneConfig
 from agents.experiments.tune.report import summary
 from agents.experiments.tune.report import trials as table_of_trials
 from agents.experiments.tune.space import Range, parse_range, search_space
 from agents.registry import describe, get_algorithm, registered
+from agents.training.building import build_agent
 from agents.training.hyperparams import default_hyperparams, parse_yaml
-from agents.training.run import build_agent, resolve_config
+from agents.training.run import resolve_config
 
 BANDIT = "rlhf/TokenBandit-v0"
 FAST: dict[str, Any] = dict(env=BANDIT, tokens=192, n_envs=16, episodes=16, confirm_seeds=0, threads=1, trials=2)
@@ -84,7 +86,7 @@ def test_nothing_is_searched_that_the_algorithm_refuses(algo: str, tmp_path: Pat
     chosen = config(tmp_path, algo=algo, only=[], hyperparams={}, kl_limit=1.0, n_envs=16)
     space = tuning.find_space(chosen)
     assert not space.keys() & cls.unused.keys()
-    first = tuning._nearest_to_default(chosen, space)
+    first = studies.nearest_to_default(chosen, space)
     warnings.simplefilter("ignore")  # small fresh models and the like
     build_agent(resolve_config(chosen.run(0, first)))
 
@@ -307,10 +309,10 @@ def test_processes_open_a_study_one_by_one(tmp_path: Path, monkeypatch: pytest.M
 
     def opened(*_: Any) -> None:
         with pytest.raises(Timeout):
-            FileLock(shared.folder() / tuning.OPENING, timeout=0).acquire()
+            FileLock(shared.folder() / studies.OPENING, timeout=0).acquire()
         raise InterruptedError
 
-    monkeypatch.setattr(tuning, "_open_study", opened)
+    monkeypatch.setattr(studies, "_open", opened)
     with pytest.raises(InterruptedError):
         tuning.tune(shared)
 
@@ -328,10 +330,10 @@ def test_the_best_within_the_limit_wins_not_the_best(tmp_path: Path) -> None:
     study = optuna.create_study(direction="maximize")
     for value, kl in ((1.0, 9.0), (0.5, 0.9), (0.4, 0.1)):
         study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"kl": kl}))
-    assert tuning._best(config(tmp_path), study).number == 0
-    assert tuning._best(config(tmp_path, kl_limit=1.0), study).number == 1
+    assert studies.best_trial(config(tmp_path), study).number == 0
+    assert studies.best_trial(config(tmp_path, kl_limit=1.0), study).number == 1
     with pytest.raises(ValueError, match=r"none of 3 trials stays within --kl-limit 0.01: the least KL is 0.10 nats"):
-        tuning._best(config(tmp_path, kl_limit=0.01), study)
+        studies.best_trial(config(tmp_path, kl_limit=0.01), study)
 
 
 def test_a_trial_is_pruned_at_an_evaluation(tmp_path: Path) -> None:

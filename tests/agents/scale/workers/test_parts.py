@@ -24,8 +24,9 @@ from agents.scale.cluster import import_ray
 from agents.scale.shared import SharedRewards, prices, set_shared, whitened_sums
 from agents.scale.weights import WeightSender
 from agents.scale.workers import Order, RolloutWorker, Setup
+from agents.training.building import build_agent
 from agents.training.config import TrainConfig
-from agents.training.run import build_agent, prepare, resolve_config
+from agents.training.run import prepare, resolve_config
 from rlhf_envs.rewards import Constrained, TrainerState, Whitened
 from rlhf_envs.rewards.constraints import find_constraints
 from tests.forked import run_python

@@ -25,10 +25,11 @@ from agents.scale.cluster import connected, is_lost
 from agents.scale.parts import dones_by_step, join
 from agents.scale.pool import WorkerPool
 from agents.scale.workers import describe_agent
+from agents.training.building import build_agent
 from agents.training.config import TrainConfig
 from agents.training.errors import RunStopped
 from agents.training.resume import prepare_resumed
-from agents.training.run import build_agent, resolve_config
+from agents.training.run import resolve_config
 from agents.training.run import train as train_alone
 
 ray = pytest.importorskip("ray")

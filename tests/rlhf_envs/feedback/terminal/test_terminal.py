@@ -113,7 +113,7 @@ def test_an_order_can_be_typed(store: FeedbackStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "keys", "lines", "rating"), [((1, 5), "4", [], 4), ((-2, 20), "ee", ["99", "13"], 13)]
+    ("scale", "keys", "lines", "rating"), [((1, 5), "4", [], 4), ((-2, 20), "eee", ["99", "--5", "13"], 13)]
 )
 def test_ratings_are_the_scales(
     store: FeedbackStore, scale: tuple[int, int], keys: str, lines: list[str], rating: int

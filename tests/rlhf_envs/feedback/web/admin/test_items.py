@@ -166,7 +166,8 @@ def test_a_fix_that_is_refused_comes_back_as_it_was_typed(admin: TestClient, sto
     assert "must be from 1 to 5, got 9" in answer.text
     assert 'value="I &lt;think&gt; so"' in answer.text
     assert store.audit() == []
-    assert post(admin, "/admin/judgements/1/fix", reason="r").status_code == 422
+    for item_id in ("", "²"):
+        assert post(admin, "/admin/judgements/1/fix", item_id=item_id, reason="r").status_code == 422
     assert admin.get("/admin/items/77").status_code == 404
 
 
