@@ -18,7 +18,7 @@ from ..saving.folders import BEST, CHECKPOINTS, REWARD_MODELS
 from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
-from .constraint import find_cost, find_multipliers
+from .constraint import find_cost, find_multipliers, find_run_judges
 from .early_stopping import EarlyStopping
 from .hacking_alarm import HackingAlarm
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
@@ -90,7 +90,7 @@ def _build_stopping(config: TrainConfig, agent: Any, env: Any, folder: Path) -> 
         env=env,
         eval_freq=config.eval_freq,
         n_episodes=config.n_eval_episodes,
-        judges=config.judge,
+        judges=find_run_judges(config, folder),
         seed=config.seed,
     )
     stopping.check_metric(agent)
@@ -99,7 +99,8 @@ def _build_stopping(config: TrainConfig, agent: Any, env: Any, folder: Path) -> 
 
 def _build_alarm(config: TrainConfig, agent: Any, env: Any, folder: Path) -> HackingAlarm:
     """Return the callback that compares the reward with the first judge on validation prompts."""
-    judges = find_judges(agent.get_env().get_attr("task", 0)[0], config.judge)
+    named = find_run_judges(config, folder)
+    judges = find_judges(agent.get_env().get_attr("task", 0)[0], named)
     if not judges:
         raise ValueError(
             f"--alarm {config.alarm}: the task of {config.env_id} has no judge to compare the reward with; name a "
@@ -113,7 +114,7 @@ def _build_alarm(config: TrainConfig, agent: Any, env: Any, folder: Path) -> Hac
         env=env,
         eval_freq=config.eval_freq,
         n_episodes=config.n_eval_episodes,
-        judges=config.judge,
+        judges=named,
         seed=config.seed,
     )
 

@@ -26,9 +26,10 @@ from ...algorithms.common.offline import OfflinePreferences
 from ...registry import describe, get_algorithm
 from ...saving.bundle import holds
 from ...saving.folders import AGENT
+from ...saving.run_paths import named_judges
 from ...training.run import resolve_config
 from ...training.trackers import RunTracker
-from ..stepping import METRICS, named_judges
+from ..stepping import METRICS
 from .aspects.taking import load_aspects, take_aspects
 from .config import LoopConfig
 from .served import check_serving_store
