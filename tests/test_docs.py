@@ -152,10 +152,12 @@ def test_a_reward_of_ones_own_is_learned(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ones_own_data_are_trained_on_and_evaluated(tmp_path: Path) -> None:
     trained, shown = follow("tutorials/data", tmp_path)
-    assert "32 completions of 1 held-out prompt, mean" in trained
-    assert re.fullmatch(r"(the film opens|i watched|the second half|her perf|the ending) .* \| \(96,\)", shown.strip())
+    assert "128 completions of 25 held-out prompts, mean" in trained
+    assert shown.strip() == "i watched this for the ending | (96,)"
     report = json.loads((tmp_path / "logs" / "ppo" / "mine" / "report.json").read_text())
     assert report["after"]["split"] == "test"
+    before, after = (report[when]["estimates"]["reward"] for when in ("before", "after"))
+    assert after["mean"] - before["mean"] > 4 * after["sem"], "the page says that it learns"
 
 
 @pytest.mark.slow
@@ -175,8 +177,8 @@ def test_the_readme_of_own_data_is_followed(tmp_path: Path) -> None:
     shutil.copytree(OWN_DATA, tmp_path / "own_data")
     commands = [m["text"] for m in BLOCK.finditer((OWN_DATA / "README.md").read_text(encoding="utf-8"))]
     trained, evaluated = [bash(command, tmp_path / "own_data") for command in commands]
-    assert "16 completions of 4 held-out prompts, mean" in trained
-    assert "32 completions of 4 held-out prompts, test split" in " ".join(evaluated.split())
+    assert "128 completions of 20 held-out prompts, mean" in trained
+    assert "256 completions of 20 held-out prompts, test split" in " ".join(evaluated.split())
 
 
 def test_own_data_has_what_its_readme_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +187,7 @@ def test_own_data_has_what_its_readme_names(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(OWN_DATA)
     (made,) = re.findall(r"`(gym\.make\(.*\))`", readme)
     env = eval(made.replace("my.jsonl", str(OWN_DATA / "my.jsonl")), {"gym": gym}).unwrapped
-    assert len(env.rows) == 32
+    assert len(env.rows) == 153
     assert env.reward_fn(["p", "p"], ["some music", "a story"], word=["music", "music"]) == [1.0, 0.0]
 
 

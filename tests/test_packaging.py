@@ -99,6 +99,23 @@ def test_extras_refer_to_extras_that_exist() -> None:
             assert requirement.extras <= extras, f"{requirement} asks for an extra that is not there"
 
 
+def test_every_extra_that_a_page_or_an_error_says_to_install_exists() -> None:
+    extras = set(read_project()["optional-dependencies"])
+    files = [path for path in list_files("*.md", "*.py", "*.ipynb") if path != ROOT / "CHANGELOG.md"]
+    said = re.compile(r"""pip install [^\n`]*?["'](?:rlhf-envs|\.)\[([\w,]+)\]""")
+    groups = [(path, group) for path in files for group in said.findall(path.read_text("utf-8"))]
+    named = [(path, extra) for path, group in groups for extra in group.split(",")]
+    assert "gguf" in {extra for _, extra in named}, "the pattern finds what the page on exports says"
+    assert [f"{path}: {extra}" for path, extra in named if extra not in extras] == []
+
+
+def test_gguf_comes_with_its_own_extra_and_with_those_that_need_it() -> None:
+    extras = read_project()["optional-dependencies"]
+    assert [Requirement(line).name for line in extras["gguf"]] == ["gguf"]
+    for extra in ("export", "smollm2"):
+        assert "gguf" in set().union(*(Requirement(line).extras for line in extras[extra])), extra
+
+
 def test_constraints_keep_cuda_packages_out() -> None:
     pins = read_pins("3.11")
     assert pins["torch"] == "2.13.0", "without this pin pip takes the newest build of torch and its CUDA packages"

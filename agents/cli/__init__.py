@@ -76,7 +76,7 @@ def main(
 
 
 add_command(app, train.TrainFlags, "train")(train.train)
-add_command(app, evaluate.EvaluateConfig, "evaluate")(evaluate.evaluate)
+add_command(app, evaluate.EvaluateFlags, "evaluate")(evaluate.evaluate)
 add_command(app, generate.GenerateConfig, "generate")(generate.generate)
 add_command(app, generate.ChatConfig, "chat")(generate.chat)
 add_command(app, evaluate.AttackConfig, "attack")(evaluate.attack)

@@ -19,9 +19,9 @@ from ..training.data_flags import DataFlags
 from ..training.fields import Pairs, option
 from . import tables
 from .generate import DecodingFlags
-from .options import Flags, argument, fail
+from .options import Flags, argument, fail, from_file
 
-__all__ = ["AttackConfig", "EvaluateConfig", "attack", "evaluate"]
+__all__ = ["AttackConfig", "EvaluateConfig", "EvaluateFlags", "attack", "evaluate"]
 
 
 class HeldOutConfig(DataFlags, Flags):
@@ -100,12 +100,22 @@ class EvaluateConfig(HeldOutConfig, DecodingFlags):
         return self
 
 
-def evaluate(config: EvaluateConfig) -> None:
+class EvaluateFlags(EvaluateConfig):
+    """Hold the flags of `rlhf evaluate`, or the file that they are in."""
+
+    config: str | None = option(None, "TOML, YAML or JSON file of these settings; flags come before it.")
+
+
+def evaluate(flags: EvaluateFlags) -> None:
     """Complete held-out prompts: reward, judges, KL, perplexity, length and diversity, with bootstrap intervals.
 
     With --envs a source is measured on several environments, whose vocabulary it shares; --json and --output then hold
     a list.
     """
+    given = flags.model_dump(exclude={"config"}, exclude_unset=True)
+    config: EvaluateConfig = flags
+    if flags.config is not None:
+        config = from_file(EvaluateConfig, flags.config, given, EvaluateConfig)
     environments = [config.arguments(env) for env in config.envs] or [config.arguments()]
     measure = _measures()
     shared = {"reference": config.reference, "deterministic": config.deterministic, **config.decoding()}

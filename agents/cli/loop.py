@@ -8,6 +8,7 @@ from rich.table import Table
 from ..experiments.loop.config import LoopConfig
 from ..training.data_flags import ChatFlags
 from ..training.fields import option
+from .options import fail, from_file
 from .tables import make_table
 
 __all__ = ["LoopFlags", "loop"]
@@ -17,10 +18,13 @@ class LoopFlags(ChatFlags, LoopConfig):
     """Hold the flags of `rlhf loop`: the configuration of a run, or the folder of a run to go on with."""
 
     resume: str | None = option(None, "Folder of a run to go on with; of a finished one, with more --rounds.")
+    config: str | None = option(
+        None, "TOML, YAML or JSON file of settings for a new run, such as a run's config.json; flags come before it."
+    )
 
     def check_askable(self) -> None:
-        """Check nothing for a resumed run: its flags are no whole configuration, `of_folder` compares each."""
-        if self.resume is None:
+        """Check nothing for a resumed run or beside a file: the flags are then no whole configuration."""
+        if self.resume is None and self.config is None:
             super().check_askable()
 
 
@@ -36,10 +40,15 @@ def loop(flags: LoopFlags) -> None:
     --resume. -n and the flags of RL mean the same as in `rlhf train`, per round.
     """
     console = Console()
+    if None not in (flags.config, flags.resume):
+        fail(f"--config {flags.config} with --resume: a run goes on with its own settings; leave one of them out")
+    given = flags.model_dump(exclude={"config", "resume"}, exclude_unset=True)
     if flags.resume is not None:
         config = LoopConfig.of_folder(flags.resume, flags)
+    elif flags.config is not None:
+        config = from_file(LoopConfig, flags.config, given, ChatFlags)
     else:
-        config = LoopConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
+        config = LoopConfig(**given)
     with console.status("loading"):
         from ..experiments.loop import aspects, loop, report
     result = loop.run_loop(config, flags.resume, lambda text: console.print(text, markup=False, soft_wrap=True))

@@ -31,6 +31,7 @@ from rlhf_envs.rewards import RewardError, list_rewards
 from ..registry import available
 from ..saving.untrusted import describe_problem
 from ..training.config_file import read_config_file
+from ..training.data_flags import ChatFlags, DataFlags
 from ..training.errors import RunInterrupted, RunStopped
 
 __all__ = [
@@ -264,10 +265,17 @@ def _with_flags(message: str, model: type[BaseModel] | None) -> str:
     return ARGUMENT.sub(flag, message)
 
 
-def from_file(model: type[Config], path: str, given: Mapping[str, Any]) -> Config:
-    """Return the settings in a file as a model, replaced by the flags that are given. A wrong one ends the command."""
+def from_file(model: type[Config], path: str, given: Mapping[str, Any], short: type[ChatFlags] = DataFlags) -> Config:
+    """Return the settings in a file as a model, replaced by the flags that are given. A wrong one ends the command.
+
+    Args:
+        model: the model.
+        path: the file, TOML, YAML or JSON.
+        given: the flags that are given.
+        short: the short flags that are settings too.
+    """
     try:
-        return model(**read_config_file(path, model.model_fields, given))
+        return model(**read_config_file(path, model.model_fields, given, short))
     except ValidationError as error:
         fail(f"{path}: {describe_problem(error)}")
 

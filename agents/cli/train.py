@@ -73,7 +73,7 @@ def train(flags: TrainFlags) -> None:
         return
     with show_phase("loading", config.progress and not is_rank(), line=False), without_collection():
         from ..scale import follower, group, learner
-        from ..training import dry_run, progress, resume, run
+        from ..training import dry_run, rehearsal, resume, run
 
     if flags.dry_run:
         if config.workers:
@@ -99,8 +99,7 @@ def train(flags: TrainFlags) -> None:
             else:
                 with show_phase("loading, and evaluating before training", config.progress):
                     prepared = resume.prepare_resumed(flags.resume, config, collector)
-            asked = prepared.config.n_timesteps or 0
-            planned = _planned(asked, progress.planned_tokens(prepared.agent, asked))
+            planned = rehearsal.planned(prepared.agent, prepared.config.n_timesteps or 0)
             _announce(prepared, flags, planned, console)
             result = run.train(prepared)
         _report(result, console, started)
@@ -173,9 +172,3 @@ def advise(config: TrainConfig) -> str | None:
         f"{task.default_model} has not learned what answers look like here, and may not find out by trying: "
         f"{before}`{command}` makes a start, and `{flags}` trains from it{as_measured}"
     )
-
-
-def _planned(asked: int, planned: tuple[int, int]) -> str:
-    """Return how many tokens a run trains for, and how many were asked for if that is not whole rollouts."""
-    tokens, rollout = planned
-    return f"{tokens:,} tokens" + (f" ({asked:,} rounded up to rollouts of {rollout:,})" if tokens != asked else "")

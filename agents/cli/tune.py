@@ -9,16 +9,20 @@ from rlhf_envs.registration import check_environment
 from ..experiments.tune.config import TuneConfig
 from ..registry import check_name
 from ..training.data_flags import DataFlags
+from ..training.fields import option
+from .options import from_file
 from .tables import make_table
 
 __all__ = ["TuneFlags", "tune"]
 
 
 class TuneFlags(DataFlags, TuneConfig):
-    """Hold the flags of `rlhf tune`."""
+    """Hold the flags of `rlhf tune`: a search, or the file that describes one."""
+
+    config: str | None = option(None, "TOML, YAML or JSON file of these settings; flags come before it.")
 
 
-def tune(config: TuneConfig) -> None:
+def tune(flags: TuneFlags) -> None:
     """Search the settings of an algorithm with Optuna, and confirm them with seeds that the search has not used.
 
     A trial trains for --tokens and is judged by held-out episodes of the validation split. The first trial has the
@@ -28,6 +32,8 @@ def tune(config: TuneConfig) -> None:
     process was killed counts as failed, and its settings are tried once more. Several processes may search together.
     """
     console = Console()
+    given = flags.model_dump(exclude={"config"}, exclude_unset=True)
+    config = TuneConfig(**given) if flags.config is None else from_file(TuneConfig, flags.config, given)
     check_name(config.algo)
     check_environment(config.env)
     try:

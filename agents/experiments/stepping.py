@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_json, verify
 
-from ..saving.folders import read_config
-
-__all__ = ["METRICS", "is_whole", "named_judges", "run_step"]
+__all__ = ["METRICS", "is_whole", "run_step"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +27,6 @@ def run_step(place: Path, run: Callable[[Path], dict[str, Any]], say: Callable[[
     with atomic_folder(place, format=FORMAT, version=VERSION, step=place.name) as into:
         metrics = {**run(into), "seconds": round(time.perf_counter() - started, 2)}
         replace_json(into / METRICS, metrics, exact=True)
-
-
-def named_judges(folder: Path, judges: Sequence[str] | None) -> dict[str, str]:
-    """Return a run's judges by the names that its `config.json` has: so the rounds before call them.
-
-    A judge in a folder is found from another working directory by another path, see `agents.saving.run_paths`.
-    """
-    found, typed = list(judges or ()), read_config(folder).get("judge")
-    names = typed if isinstance(typed, list) and len(typed) == len(found) else found
-    return dict(zip(map(str, names), found, strict=True))
 
 
 def is_whole(place: Path) -> bool:

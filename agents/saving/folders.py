@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,14 @@ def _is_run(folder: Path) -> bool:
     return config.get("algo") is not None and config.get("env") is not None
 
 
-def clear(folder: Path) -> None:
-    """Empty a folder that `is_restartable` and locked, except for the lock. Log it if there was anything."""
-    found = [path for path in folder.iterdir() if path.name != LOCK]
+def clear(folder: Path, keep: Collection[str] = ()) -> None:
+    """Empty a folder that `is_restartable` and locked, except for the lock. Log it if there was anything.
+
+    Args:
+        folder: the folder.
+        keep: names of files that stay.
+    """
+    found = [path for path in folder.iterdir() if path.name not in (LOCK, *keep)]
     if found:
         logger.warning("the run in %s ended before its first checkpoint: it starts over", folder)
     for path in found:

@@ -7,7 +7,7 @@ own place tells: `logs/ppo/mine` is the end of it. So no absolute path, with som
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from rlhf_envs.models import split_label
 from rlhf_envs.names import find_name
 from rlhf_envs.rewards.registry import MODEL, list_rewards
 
-__all__ = ["as_typed", "from_here"]
+from .folders import read_config
+
+__all__ = ["as_typed", "from_here", "named_judges"]
 
 FIELDS = ("model", "reward_model", "sft_data", "settings", "study")
 REWARDS = ("constraint", "judge", "scorer")
@@ -42,6 +44,17 @@ def as_typed(values: Mapping[str, Any], old: Mapping[str, Any], folder: str | Pa
     back: dict[str, str] = {}
     _changed(old, lambda text: back.setdefault(os.path.relpath(base / text), text))
     return _changed(values, lambda text: back.get(text, text))
+
+
+def named_judges(folder: str | Path, judges: Sequence[str] | None) -> dict[str, str]:
+    """Return a run's judges by the names that its `config.json` has: so what was measured before calls them.
+
+    A judge in a folder is found from another working directory by another path. A folder without a configuration is of
+    a run that begins: there judges have the names that were typed.
+    """
+    found, typed = list(judges or ()), read_config(Path(folder)).get("judge")
+    names = typed if isinstance(typed, list) and len(typed) == len(found) else found
+    return dict(zip(map(str, names), found, strict=True))
 
 
 def _typed_in(values: Mapping[str, Any], folder: Path) -> Path | None:

@@ -32,6 +32,7 @@ __all__ = [
     "read_env_kwargs",
     "read_ray_address",
     "read_reward",
+    "read_store",
 ]
 
 ADDRESS = re.compile(r"[\w./\\-]+:\w+")  # "module:attribute", and no template such as "{text}\nLabel:"
@@ -121,6 +122,20 @@ def read_reward(reward: Any, source: str, flag: str) -> None:
     for one in reward if isinstance(reward, list) else [reward]:
         if isinstance(one, str) and is_import(one):
             _refuse_import(f"the {flag}", one, source, f"give it again, --{flag} {shlex.quote(one)}")
+
+
+def read_store(url: Any, source: str, name: str, given: bool = False) -> None:
+    """Raise ValueError if a file names a database on a server: texts would go there, or come from there.
+
+    Args:
+        url: what the file has. A path or an address of SQLite is a file.
+        source: what the file is, for the message.
+        name: the name of the setting.
+        given: whether the user gives it too.
+    """
+    if isinstance(url, str) and "://" in url and not url.startswith("sqlite:") and not given:
+        flag = f"--{name.replace('_', '-')}"
+        raise ValueError(f"the store {url!r} is not followed where {source} says so: give it again, {flag}")
 
 
 def read_ray_address(settings: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:

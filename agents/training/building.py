@@ -30,7 +30,7 @@ from ..saving.loading import load
 from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
-from .constraint import constrain_environment, find_cost, find_multipliers
+from .constraint import constrain_environment, find_cost, find_multipliers, find_run_judges
 from .early_stopping import EarlyStopping
 from .hacking_alarm import HackingAlarm
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
@@ -139,7 +139,7 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
         env, n, seed = _evaluation_environment(config), config.n_eval_episodes, config.seed
         callbacks.append(PeriodicEvaluation(env, n, config.eval_freq, folder, seed, config.verbose))
         options: dict[str, Any] = dict(
-            env=env, eval_freq=config.eval_freq, n_episodes=n, judges=config.judge, seed=seed
+            env=env, eval_freq=config.eval_freq, n_episodes=n, judges=find_run_judges(config, folder), seed=seed
         )
         if config.early_stopping is not None:
             callbacks.append(_build_stopping(config, agent, folder, options))
@@ -186,7 +186,7 @@ def _build_stopping(config: TrainConfig, agent: Any, folder: Path, options: dict
 
 def _build_alarm(config: TrainConfig, agent: Any, folder: Path, options: dict[str, Any]) -> HackingAlarm:
     """Return the callback that compares the reward with the first judge on validation prompts."""
-    judges = find_judges(agent.get_env().get_attr("task", 0)[0], config.judge)
+    judges = find_judges(agent.get_env().get_attr("task", 0)[0], options["judges"])
     if not judges:
         raise ValueError(
             f"--alarm {config.alarm}: the task of {config.env_id} has no judge to compare the reward with; name a "

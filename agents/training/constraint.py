@@ -8,7 +8,8 @@ finds its price. Evaluations have the reward alone, with the cost beside it as a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rlhf_envs.rewards.aspects import aspect_limits
@@ -20,9 +21,10 @@ from rlhf_envs.rewards.shaping import as_reward
 from ..algorithms.ppo_lagrangian import LagrangeMultiplier, constrain
 from ..evaluation.evaluate import find_judges
 from ..registry import describe, get_algorithm
+from ..saving.run_paths import named_judges
 from .config import TrainConfig
 
-__all__ = ["constrain_environment", "find_cost", "find_held_out_judges", "find_multipliers"]
+__all__ = ["constrain_environment", "find_cost", "find_held_out_judges", "find_multipliers", "find_run_judges"]
 
 
 def constrain_environment(config: TrainConfig, env: Any) -> None:
@@ -64,15 +66,23 @@ def find_multipliers(config: TrainConfig, agent: Any) -> list[LagrangeMultiplier
     return [found] if config.constraint is not None or (limited and not own) else []
 
 
-def find_held_out_judges(config: TrainConfig, agent: Any) -> Sequence[str] | Mapping[str, Any] | None:
+def find_run_judges(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
+    """Return the judges of --judge by the names that the run's folder has for them; None stands for the task's."""
+    if config.judge is None:
+        return None
+    return {name: get_reward(judge) for name, judge in named_judges(folder, config.judge).items()}
+
+
+def find_held_out_judges(config: TrainConfig, agent: Any, folder: Path) -> Mapping[str, Any] | None:
     """Return the judges of a run's evaluations: those of --judge, else the task's, and the cost of its constraint.
 
     None stands for the task's.
     """
+    judges = find_run_judges(config, folder)
     if config.constraint is None:
-        return config.judge
+        return judges
     cost = find_cost(config)
-    return {**find_judges(agent.get_env().get_attr("task", 0)[0], config.judge), cost.name: cost}
+    return {**find_judges(agent.get_env().get_attr("task", 0)[0], judges), cost.name: cost}
 
 
 def find_cost(config: TrainConfig) -> Reward:

@@ -16,8 +16,9 @@ from rlhf_envs.tasks.lookup import task_of
 
 from ..core.plain_card import hub_base
 from ..core.samples import sample_markdown
-from ..saving.folders import CONFIG
+from ..saving.folders import CONFIG, read_config
 from ..saving.provenance import provenance, read_records, without_passwords
+from ..saving.run_paths import as_typed
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -189,7 +190,8 @@ def _samples(result: TrainResult, n: int = 3) -> list[str]:
 def _settings(result: TrainResult) -> dict[str, Any]:
     """Return the run's settings without those that say where it was written, and without texts of the user's."""
     places = {"log_folder", "run_name", "progress", "verbose", "wandb", "tracker", "project"}
-    settings = {name: value for name, value in result.config.model_dump(mode="json").items() if name not in places}
+    typed = as_typed(result.config.model_dump(mode="json"), read_config(result.folder), result.folder)
+    settings = {name: value for name, value in typed.items() if name not in places}
     return {name: _without_texts(value) for name, value in settings.items()}
 
 

@@ -14,11 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ..core import ranks
+from ..registry import describe, get_algorithm
 from .callbacks import PeriodicEvaluation
+from .config import TrainConfig
 from .held_out_callback import HeldOutCallback
 from .phases import error_console
 
-__all__ = ["ProgressDisplay", "format_duration", "planned_tokens"]
+__all__ = ["ProgressDisplay", "format_duration", "planned_tokens", "rollout_of"]
 
 METRICS = {"reward": "rlhf/reward", "KL": "rlhf/kl"}
 
@@ -26,10 +28,38 @@ METRICS = {"reward": "rlhf/reward", "KL": "rlhf/kl"}
 def planned_tokens(agent: Any, n_timesteps: int) -> tuple[int, int]:
     """Return the tokens that training for `n_timesteps` takes, and the tokens of a rollout.
 
-    An on-policy agent trains for whole rollouts, so the tokens are rounded up to them.
+    An agent trains for whole rollouts, so the tokens are rounded up to them. Those of a Q-learner are the steps between
+    its updates.
     """
-    rollout = 1 if hasattr(agent, "replay_buffer") else getattr(agent, "n_steps", 1) * agent.n_envs * ranks.size()
+    steps = _frequency(agent.train_freq) if hasattr(agent, "replay_buffer") else getattr(agent, "n_steps", 1)
+    rollout = steps * agent.n_envs * (1 if hasattr(agent, "replay_buffer") else ranks.size())
     return rollout * math.ceil(n_timesteps / rollout), rollout
+
+
+def _frequency(train_freq: Any) -> int:
+    """Return the steps of all environments between two updates of a Q-learner; 1 if it counts episodes.
+
+    SB3 takes them as 3 or as (3, "step"), and holds a `TrainFreq`.
+    """
+    if not isinstance(train_freq, tuple | list):
+        return int(train_freq)
+    frequency, unit = train_freq
+    return int(frequency) if getattr(unit, "value", unit) == "step" else 1
+
+
+def rollout_of(config: TrainConfig, horizon: int) -> int:
+    """Return the tokens of a rollout of a resolved configuration, without building its agent.
+
+    Args:
+        config: the run.
+        horizon: the most tokens of an episode, the default of `n_steps`.
+    """
+    algorithm = describe(get_algorithm(config.algo))
+    if "rollout_buffer_class" in algorithm.parts:
+        steps = int(config.hyperparams.get("n_steps") or horizon)
+    else:
+        steps = _frequency(config.hyperparams.get("train_freq", algorithm.defaults.get("train_freq", 1)))
+    return (config.n_envs or 1) * steps
 
 
 class ProgressDisplay(BaseCallback):

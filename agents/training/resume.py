@@ -76,7 +76,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None, colle
     check_environment(config.env)
     lock = take(folder, "run")
     if is_restartable(folder):
-        clear(folder)
+        clear(folder, keep=(CONFIG,))  # it has the paths as they were typed
         ranks.from_first(None)
         return prepare_in(folder, config, lock, collector)
     try:
@@ -105,7 +105,7 @@ def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock, collector: Any
         if collector is not None:
             collector.attach(config, agent, callbacks)
         with agent.policy.at_start():
-            before = evaluate_held_out(config, agent)
+            before = evaluate_held_out(config, agent, folder)
     run = Prepared(config, folder, agent, callbacks, before, started, lock, generators)
     assert run.checkpoints is not None
     run.checkpoints.restore(bundle)

@@ -153,7 +153,7 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock, collector:
             if collector is not None:
                 collector.attach(config, agent, callbacks)
         with show_phase("evaluating before training", config.progress):
-            before = evaluate_held_out(config, agent)
+            before = evaluate_held_out(config, agent, folder)
         return Prepared(config, folder, agent, callbacks, before, started, lock)
     except BaseException:
         abandon(folder, lock)
@@ -211,7 +211,7 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         else:
             _complete(run)
         with show_phase("evaluating after training", config.progress):
-            after = evaluate_held_out(config, agent)
+            after = evaluate_held_out(config, agent, folder)
         agent.get_env().close()
         seconds = time.perf_counter() - run.started
         stopping, alarm = (None if found is None else found.summary() for found in (run.stopping, run.alarm))
@@ -322,9 +322,15 @@ def _explain(run: Prepared, error: Exception) -> str:
     return f"the run stopped after {run.agent.num_timesteps} tokens: {str(error) or type(error).__name__}; {kept}"
 
 
-def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
-    """Return the evaluation of an agent on held-out prompts, each time with the same prompts and random numbers."""
-    judges, kwargs = find_held_out_judges(config, agent), config.held_out_kwargs()
+def evaluate_held_out(config: TrainConfig, agent: Any, folder: Path) -> Evaluation:
+    """Return the evaluation of an agent on held-out prompts, each time with the same prompts and random numbers.
+
+    Args:
+        config: the run.
+        agent: its agent.
+        folder: the run's folder, whose configuration names the judges.
+    """
+    judges, kwargs = find_held_out_judges(config, agent, folder), config.held_out_kwargs()
     return evaluate(agent, config.env_id, config.test_episodes, config.test_split, judges, env_kwargs=kwargs)
 
 

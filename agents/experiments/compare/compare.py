@@ -9,6 +9,7 @@ Agarwal et al., 2021 (https://arxiv.org/abs/2108.13264), see `agents.evaluation.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,6 +24,7 @@ from ...saving.locks import locked
 from ...saving.provenance import provenance, write_settings
 from ..cluster.jobs import check_ray, on_cluster
 from .analysis import ComparisonReport, analyse, compared_metric
+from .checks import check_start, horizon_of
 from .config import CompareConfig, join_existing
 from .exports import to_csv, to_latex
 from .plan import Run, judges_of, plan, read_outcomes
@@ -71,13 +73,17 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
 
     Raises:
         ValueError, TypeError: the configuration is wrong, or the folder holds another comparison. Nothing is written,
-            and no model is loaded.
+            and no language model is loaded.
         ModuleNotFoundError: it is to run on a Ray cluster, and Ray is not installed.
         KeyboardInterrupt: the runs under way are saved. The same configuration goes on.
     """
     started = time.perf_counter()
     config = join_existing(config)
     runs = plan(config)
+    if missing := [run for run in runs if not run.result.is_file()]:
+        check_start(config, [run.config.sft_data for run in missing if run.config.sft_data is not None])
+    if rounded := _rounded(config, runs):
+        say(f"{config.tokens:,} tokens are rounded up to whole rollouts: {', '.join(rounded)}")
     if config.uses_ray:
         check_ray(config.tracker)
     folder = config.path
@@ -93,6 +99,16 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
         replace_file(folder / "table.tex", to_latex(report).encode("utf-8"))
         write_board(folder, judges_of(config.env_id, config.env_kwargs), write_report(folder, report, plots), plots)
     return Comparison(config, folder, report, time.perf_counter() - started)
+
+
+def _rounded(config: CompareConfig, runs: Sequence[Run]) -> list[str]:
+    """Return the arms that train for more tokens than asked, with how many."""
+    horizon, rounded = horizon_of(config.env_id, config.env_kwargs), []
+    for arm in {run.arm.name: run.arm for run in runs}.values():
+        rollout = arm.rollout(horizon)
+        if config.tokens % rollout:
+            rounded.append(f"{arm.name} {rollout * math.ceil(config.tokens / rollout):,}")
+    return rounded
 
 
 def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str], None]) -> None:

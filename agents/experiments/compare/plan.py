@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
 from rlhf_envs.names import nearest
 from rlhf_envs.registration import check_environment, task_of
-from rlhf_envs.tasks.lookup import environment_rows
 
 from ...algorithms.common.policy_gradient import PolicyGradient
 from ...algorithms.common.text_agent import TextAgent
-from ...evaluation.prompt_counts import count_different, warn_of_few
 from ...registry import check_arguments, check_name, describe, get_algorithm
 from ...saving.bundle import holds
 from ...saving.folders import read_config
 from ...training.config import AGENT_FIELDS, TrainConfig
 from ...training.hyperparams import default_hyperparams
+from ...training.progress import rollout_of
 from ...training.run import resolve_config
+from .checks import check_shared
 from .config import CompareConfig
 
 __all__ = [
@@ -78,6 +76,13 @@ class Arm:
     own_decoding: tuple[str, ...]
     config: RunConfig
     resolved: TrainConfig
+
+    def rollout(self, horizon: int) -> int:
+        """Return the tokens of a rollout, with episodes of `horizon` tokens; 1 if the algorithm cannot be imported."""
+        try:
+            return rollout_of(self.resolved, horizon)
+        except Exception:  # whatever a plugin raises, whose runs fail
+            return 1
 
 
 @dataclass(frozen=True)
@@ -162,9 +167,7 @@ def plan(config: CompareConfig) -> list[Run]:
     for label in config.overrides:
         if label not in config.algos:
             raise ValueError(f"overrides of {label!r}: {nearest(label, config.algos)}")
-    _check_metric(config)
-    _check_budget(config)
-    _check_prompts(config)
+    check_shared(config)
     if config.prune and config.seeds < 3:
         raise ValueError(f"prune with seeds={config.seeds}: an arm is pruned after two seeds or later; take 3 or more")
     arms = [arm for label in config.algos for arm in _arms(config, label)]
@@ -180,34 +183,6 @@ def judges_of(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(getattr(task_of(env_id, **env_kwargs), "judges", ()))
 
 
-def _check_metric(config: CompareConfig) -> None:
-    task = task_of(config.env_id, **config.env_kwargs)
-    if config.metric is None or config.metric.startswith("reward_") or task is None:
-        return
-    rows = environment_rows(**{"split": "train", **config.env_kwargs, "task": task})
-    known = ["reward", *task.judges, *task.metric_names(rows)]
-    if config.metric not in known:
-        raise ValueError(f"unknown metric {config.metric!r} for {config.env_id}: {nearest(config.metric, known)}")
-
-
-def _check_budget(config: CompareConfig) -> None:
-    kwargs = {**gym.spec(config.env_id).kwargs, **config.env_kwargs}
-    task = task_of(config.env_id, **config.env_kwargs)
-    horizon = int(kwargs.get("max_new_tokens") or getattr(task, "max_new_tokens", None) or 1)
-    if config.tokens < horizon:
-        raise ValueError(f"tokens={config.tokens} is less than one episode of {horizon}: take at least that")
-
-
-def _check_prompts(config: CompareConfig) -> None:
-    """Raise ValueError if the user's data has no prompts to evaluate on, and warn if it has few."""
-    task = task_of(config.env_id, **config.env_kwargs)
-    if task is None or "data" not in config.env_kwargs:
-        return
-    rows = environment_rows(**{**config.env_kwargs, "split": config.test_split, "task": task})
-    if config.test_split != "train":
-        warn_of_few(count_different(rows), config.test_episodes, config.test_split)
-
-
 def _arms(config: CompareConfig, label: str) -> list[Arm]:
     """Return the arms of a label: one, or one per KL coefficient."""
     arguments = {**config.hyperparams, **config.overrides.get(label, {})}
@@ -215,7 +190,8 @@ def _arms(config: CompareConfig, label: str) -> list[Arm]:
     for name in arguments:
         if name in FIXED:
             raise ValueError(f"{label}: {name} is equal for all of a comparison, set it for all: {name}=...")
-    cls = _find(algo, {name: value for name, value in arguments.items() if name != "n_envs"})
+    part = {} if config.train is None else {"train": config.train}
+    cls = _find(algo, {name: value for name, value in {**part, **arguments}.items() if name != "n_envs"})
     weight = None if cls is None else describe(cls).kl_argument
     if config.kl_coefs and (doubled := arguments.keys() & {weight, "kl_coef", "kl_target"}):
         raise ValueError(f"{label}: {' and '.join(sorted(doubled))} do not go with kl_coefs={config.kl_coefs}")

@@ -141,7 +141,7 @@ class HeldOutEvaluations(BaseCallback):
             return
         self._on_training_end()
         with isolated_generators():
-            evaluation = evaluate_held_out(self.tracker.config, self.model)
+            evaluation = evaluate_held_out(self.tracker.config, self.model, self.tracker.folder)
         self.tracker.add(due[-1], self.num_timesteps, self.seconds, evaluation, self._writer())
         self._clock = time.perf_counter()
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from ...saving.untrusted import read_reward
+from ...saving.untrusted import read_reward, read_store
 from ...training.config import TrainConfig
 from ...training.fields import Pairs, option
 
@@ -162,12 +162,8 @@ class LoopConfig(TrainConfig):
             read_reward(self.scorer, source, "scorer")
         if "by" not in given.model_fields_set:
             read_reward([*self.by.values()], source, "by")
-        if "://" in (self.store or "") and "store" not in given.model_fields_set:
-            raise ValueError(f"the store {self.store!r} is not followed where {source} says so: give it again, --store")
-        if "://" in (self.from_serving or "") and "from_serving" not in given.model_fields_set:
-            raise ValueError(
-                f"the store {self.from_serving!r} is not followed where {source} says so: give it again, --from-serving"
-            )
+        for name in ("store", "from_serving"):
+            read_store(getattr(self, name), source, name, name in given.model_fields_set)
 
     def judgements_of_pair(self, by_people: bool) -> int:
         """Return how many different annotators judge a pair."""

@@ -37,7 +37,6 @@ from typing import Any
 
 from rlhf_envs.feedback import StoreError
 from rlhf_envs.rewards import RewardError
-from rlhf_envs.rewards.aspects import named_aspects
 
 from ...saving.folders import CONFIG
 from ...saving.locks import take
@@ -45,6 +44,7 @@ from ...saving.provenance import write_settings
 from ...training.run import RunInterrupted, RunStopped
 from ...training.trackers import check_trackers, tracking
 from ..stepping import is_whole, run_step
+from .checks import check_new
 from .config import LoopConfig
 from .report import log_round, summary, write_report
 from .state import Loop, name_run, with_defaults
@@ -83,20 +83,20 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
     """
     config = with_defaults(config)
     check_trackers(config)
-    if folder is None and config.aspects is not None:
-        named_aspects(config.aspects)  # a wrong file leaves no folder that could never go on
+    length = check_new(config) if folder is None else f"{config.n_timesteps:,} tokens"
     path, lock = config.claim() if folder is None else (Path(folder), take(Path(folder), config.kind[0]))
+    path = Path(os.path.abspath(path))  # as the places of bundles are
     try:
-        return _run_in(Path(os.path.abspath(path)), config, say)  # as the places of bundles are
+        return _run_in(path, config, f"{config.rounds} rounds of {length}, {path}", say)
     finally:
         lock.release()
 
 
-def _run_in(path: Path, config: LoopConfig, say: Callable[[str], None]) -> LoopResult:
+def _run_in(path: Path, config: LoopConfig, size: str, say: Callable[[str], None]) -> LoopResult:
     started = time.perf_counter()
     write_settings(path / CONFIG, config.model_dump(mode="json"))  # first: with it alone --resume can begin
     name_run(path)
-    say(f"{config.algo} on {config.env_id}: {config.rounds} rounds, {path}")
+    say(f"{config.algo} on {config.env_id}: {size}")
     go_on = f"go on with: rlhf loop --resume {path}"
     try:
         report = _run_rounds(config, path, say)

@@ -15,6 +15,8 @@ from rlhf_envs.files import replace_file, replace_json
 from rlhf_envs.rendering import as_markdown, markdown_table
 
 from ...core.samples import sample_markdown
+from ...saving.folders import read_config
+from ...saving.run_paths import as_typed
 from .aspects.report import aspect_metrics, aspect_scalars, aspect_section
 from .state import PROXY, Loop, Metrics
 from .steps import ROUND, START
@@ -109,16 +111,17 @@ def summary(loop: Loop, number: int) -> str:
 def write_report(loop: Loop) -> dict[str, Any]:
     """Write `report.json`, `report.md` and `loop.png` into the run's folder. Return the content of the first."""
     config = loop.config
+    named = as_typed({"scorer": config.scorer, "by": config.by}, read_config(loop.folder), loop.folder)
     rounds = [round_metrics(loop, number) for number in range(config.rounds + 1)]
     report = {
         "env": config.env_id,
         "algo": config.algo,
         "seed": config.seed,
-        "scorer": config.scorer if config.annotators else None,
+        "scorer": named["scorer"] if config.annotators else None,
         "people": config.people,
         "criterion": config.criterion,
         "aspects": [name for name, aspect in loop.aspects.items() if aspect.reward is None],
-        "by": config.by if config.annotators else {},
+        "by": named["by"] if config.annotators else {},
         "judges": list(loop.judges),
         "judgements": sum(metrics["judgements"] for metrics in rounds[1:]),
         "tokens": rounds[-1]["tokens"],

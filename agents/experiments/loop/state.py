@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,17 +27,19 @@ from ...registry import describe, get_algorithm
 from ...saving.bundle import holds
 from ...saving.folders import AGENT
 from ...saving.provenance import provenance
+from ...saving.run_paths import named_judges
 from ...training.run import resolve_config
 from ...training.trackers import RunTracker
-from ..stepping import METRICS, named_judges
+from ..stepping import METRICS
 from .aspects.taking import load_aspects, take_aspects
 from .config import LoopConfig
 from .served import check_serving_store
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
+    from rlhf_envs.feedback.settings import Settings
 
-__all__ = ["PAIRS", "PROXY", "SNAPSHOT", "Loop", "Metrics", "name_run", "with_defaults"]
+__all__ = ["PAIRS", "PROXY", "SNAPSHOT", "Loop", "Metrics", "check_asked", "name_run", "with_defaults"]
 
 Metrics = dict[str, Any]
 PAIRS, SNAPSHOT = "pairs.json", "judgements.json"
@@ -141,7 +143,6 @@ def _take_study(config: LoopConfig, folder: Path, store: FeedbackStore, simulate
     Raises:
         ValueError: the study cannot be read, or there is no such criterion, or it compares no completions.
     """
-    from rlhf_envs.feedback.criteria import derive, find_criterion
     from rlhf_envs.feedback.settings_file import read_settings_file, settings_as_toml
 
     if (simulated is not store or config.people == 0) and not simulated.items():
@@ -153,12 +154,25 @@ def _take_study(config: LoopConfig, folder: Path, store: FeedbackStore, simulate
         settings = store.settings
         same = {"questions": settings.questions, "wording": settings.wording}
         simulated.update_settings(**same, harms=settings.harms, scale=settings.scale)
+    check_asked(config, store.settings, store.versions())
+
+
+def check_asked(config: LoopConfig, settings: Settings, versions: Mapping[int, Settings]) -> None:
+    """Raise ValueError unless a project asks what simulated annotators answer, and what is fitted.
+
+    Args:
+        config: the run.
+        settings: those of the project.
+        versions: see `FeedbackStore.versions`.
+    """
+    from rlhf_envs.feedback.criteria import derive, find_criterion
+
     try:
-        check_names(config.by, store.settings)
+        check_names(config.by, settings)
     except ValueError as error:
         raise ValueError(f"by={', '.join(config.by)}: {error}") from error
     if config.criterion is not None:
-        derive([], [], find_criterion(store.versions(), config.criterion), "pairs")
+        derive([], [], find_criterion(versions, config.criterion), "pairs")
 
 
 def name_run(folder: Path) -> None:

@@ -13,6 +13,7 @@ any point goes on with the step that was cut short, a fine-tuning from its last 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -39,6 +40,8 @@ from .report import summary, write_report
 from .steps import ROUND, START_STEPS, SelfTraining, save_model
 
 __all__ = ["SelfTrainResult", "self_train"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,8 @@ def with_defaults(config: SelfTrainConfig) -> SelfTrainConfig:
     """Return the configuration with what the source says: model, environment with its arguments, and decoding.
 
     Raises:
-        ValueError: there is no such source, it is no language model, its environment has replies or pictures, or the
-            judge is the reward.
+        ValueError: there is no such source, it is no language model, its environment has replies or pictures, or no
+            prompts to measure on, or the judge is the reward.
     """
     if config.model is None:
         raise ValueError("model=None: name what is trained, a run or a model, as in rlhf self-train tiny")
@@ -135,6 +138,9 @@ def with_defaults(config: SelfTrainConfig) -> SelfTrainConfig:
     if batch.dialogs is not None or batch.pictures is not None:
         what = "answers with replies between" if batch.dialogs is not None else "pictures"
         raise ValueError(f"env={env_id} has {what}, which self-training does not learn: take rlhf train")
+    batch.rows_of(config.test_split)
+    if config.prompts > len(batch.rows):
+        logger.warning("prompts=%d: there are %d to train on, and a round takes these", config.prompts, len(batch.rows))
     found = {name: value for name, value in config.decoding.items() if value is not None}
     for name in config.decoding.keys() - found.keys():
         value = source.decoding.get(name, getattr(source.policy, name, None))

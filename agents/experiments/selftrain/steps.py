@@ -23,8 +23,9 @@ from ...evaluation.evaluate import evaluate
 from ...evaluation.generate import generate_in
 from ...evaluation.source import Source
 from ...saving.folders import LOCK, MODEL, START
+from ...saving.run_paths import named_judges
 from ...training.sft import fine_tune
-from ..stepping import METRICS, named_judges
+from ..stepping import METRICS
 from .choosing import as_row, choose
 from .config import SelfTrainConfig
 

@@ -27,6 +27,7 @@ from ...saving.bundle import holds
 from ...saving.folders import MODEL
 from ...training.report import REPORT
 from ...training.run import resolve_config
+from ..compare.checks import check_environment_kwargs, check_tokens, horizon_of
 from ..compare.plan import RunConfig, check_run_settings, check_use
 from .config import ABOUT_ENVIRONMENT, TransferConfig
 
@@ -181,6 +182,8 @@ def plan(config: TransferConfig) -> Plan:
             f"sequence with algo={config.algo}: its policy is no language model, which the next could train"
         )
     entries = {config.name_of(entry): options_of(entry, config) for entry in config.envs}
+    for env, kwargs in entries.values():
+        check_environment_kwargs(env.rpartition(":")[2], kwargs)
     start = find_start(config.model, {name: task_in(*options) for name, options in entries.items()})
     columns = []
     for name, (env, kwargs) in entries.items():
@@ -188,6 +191,7 @@ def plan(config: TransferConfig) -> Plan:
         metric = find_metric(config, name, env, kwargs)
         resolved = resolve_config(training_config(config, name, env, kwargs, START, 0))
         check_use(name, cls, resolved)
+        check_tokens("n_timesteps", resolved.n_timesteps or 0, horizon_of(env.rpartition(":")[2], kwargs))
         columns.append(Column(name, env, {**kwargs, **takes}, metric, decoding_of(algorithm, resolved.hyperparams)))
         check_prompts(config, columns[-1])
     check_metrics(config, columns)

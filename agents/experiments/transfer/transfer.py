@@ -19,6 +19,7 @@ from rlhf_envs.rendering import html_table
 from ...saving.folders import CONFIG
 from ...saving.locks import locked
 from ...saving.provenance import provenance, write_settings
+from ..compare.checks import check_device
 from ..processes import run_jobs
 from .analysis import TransferReport, analyse
 from .config import TransferConfig, join_existing
@@ -70,6 +71,8 @@ def transfer(config: TransferConfig, say: Callable[[str], None] = print) -> Tran
     started = time.perf_counter()
     config = join_existing(config)
     found = plan_given(config) if config.runs else plan(config)
+    if any(run.read(column.name) is None for run in (found.first, *found.runs) for column in found.columns):
+        check_device(config.device)
     folder = config.path
     with locked(folder, "transfer experiment"):
         write_settings(folder / CONFIG, config.model_dump(mode="json"))

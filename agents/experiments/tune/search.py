@@ -35,10 +35,12 @@ from ...training.building import build_agent
 from ...training.run import resolve_config
 from ...training.trackers import TrackerOutput, check_trackers, tracking
 from ..cluster.jobs import check_ray, on_cluster
+from ..compare.checks import check_tokens
+from .checks import check_search
 from .config import TuneConfig
 from .remote import TRIALS, Remote
 from .space import Range, parse_range, search_space
-from .study import ERROR, KL, VALUES, best_trial, choose_sampler, open_study, trial_line
+from .study import ERROR, KL, VALUES, best_trial, choose_sampler, nearest_to_default, open_study, trial_line
 from .workers import SURPLUS, WORKER, counted, is_surplus, requeue_stale_trials, signature
 
 __all__ = ["Confirmation", "Pruning", "TuneResult", "train_and_measure", "tune"]
@@ -76,12 +78,14 @@ def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> 
     """Search, or go on with an earlier search, and confirm what it found. `say` gets a line of text about each trial.
 
     Raises:
-        ValueError: the configuration is wrong or differs from the study's, no trial stayed within the KL limit, or
-            another process is at work in the folder. (Several may share a `storage` that the configuration names.)
+        ValueError, TypeError, OSError: the configuration is wrong. Nothing is written.
+        ValueError: the configuration differs from the study's, no trial stayed within the KL limit, or another process
+            is at work in the folder. (Several may share a `storage` that the configuration names.)
         ModuleNotFoundError: trials are to run on a Ray cluster, and Ray is not installed.
     """
     space = find_space(config)
     check_trackers(config.run(config.seed, {}))
+    say(f"a trial trains for {check_search(config, nearest_to_default(config, space))}")
     if not config.uses_ray:
         with locked(config.folder(), "search") if config.storage is None else nullcontext():
             return _search(config, space, say)
@@ -131,6 +135,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     check_arguments(config.algo, run.agent_kwargs())
     assert run.n_envs is not None
     horizon = int(batch.max_new_tokens)
+    check_tokens("tokens", config.tokens, horizon)
     has_rollout = "batch_size" in algorithm.own and "rollout_buffer_class" in algorithm.parts  # else no minibatches
     return search_space(
         algorithm.known - config.hyperparams.keys() - getattr(cls, "unused", {}).keys(),

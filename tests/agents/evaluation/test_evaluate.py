@@ -197,8 +197,8 @@ def test_rewards_components_judges_and_columns_arrive(agent: Any) -> None:
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_a_run_is_evaluated_on_the_split_it_names(split: Any) -> None:
-    found = evaluate_held_out(TrainConfig(test_split=split, test_episodes=8), "tiny")
+def test_a_run_is_evaluated_on_the_split_it_names(split: Any, tmp_path: Path) -> None:
+    found = evaluate_held_out(TrainConfig(test_split=split, test_episodes=8), "tiny", tmp_path)
     rows = open_batch("rlhf/Sentiment-v0", 1, split=split).rows
     assert found.split == split
     assert [c.prompt for c in found.completions] == [rows[c.index]["prompt"].lower() for c in found.completions]

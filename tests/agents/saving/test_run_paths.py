@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import pytest
 from agents.saving.provenance import write_settings
 from agents.saving.run_paths import as_typed, from_here
 from agents.training.config import TrainConfig
+from agents.training.resume import prepare_resumed
+from agents.training.run import train
+from rlhf_envs.models import resolve
+from tests.agents.training.runs import config as small_run
 
 
 @pytest.fixture
@@ -98,3 +103,39 @@ def test_a_flag_that_an_old_file_lacks_is_said_to_be_missing(run: Path) -> None:
         TrainConfig.of_folder(run, TrainConfig(test_episodes=8))
     with pytest.raises(ValueError, match=r"--seed 8 with --resume: the run in .* has 0; leave the flag out"):
         TrainConfig.of_folder(run, TrainConfig(seed=8))
+
+
+def test_a_judge_in_a_folder_keeps_its_name_where_a_run_goes_on_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir(parents=True)
+    shutil.copytree(Path(resolve("tiny-reward")), here / "my-judge")
+    monkeypatch.chdir(here)
+    judged: dict[str, Any] = {"judge": ["my-judge"], "early_stopping": "my-judge", "eval_freq": 96, "test_episodes": 4}
+    settings = small_run(Path("logs"), n_timesteps=96, n_eval_episodes=4, **judged)
+    before = train(settings)
+    run = before.folder.resolve()
+    monkeypatch.chdir(there)
+    after = train(prepare_resumed(run, TrainConfig.of_folder(run, TrainConfig(n_timesteps=192))))
+    assert set(before.after.judges) == set(after.before.judges) == set(after.after.judges) == {"my-judge"}
+    assert after.early_stopping is not None and after.early_stopping["metric"] == "my-judge"
+    assert content(run)["judge"] == ["my-judge"]
+    for file in ("progress.csv", "report.json", "model/README.md"):
+        assert "my-judge" in (text := (run / file).read_text())
+        assert "../here" not in text, file
+
+
+def test_a_run_that_starts_over_elsewhere_keeps_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir(parents=True)
+    shutil.copytree(Path(resolve("tiny-reward")), here / "my-judge")
+    monkeypatch.chdir(here)
+    settings = small_run(Path("logs"), n_timesteps=96, judge=["my-judge"], eval_freq=0, test_episodes=4)
+    run = here / settings.folder()
+    run.mkdir(parents=True)
+    write_settings(run / "config.json", settings.model_dump(mode="json"))  # and nothing else: it ended at once
+    monkeypatch.chdir(there)
+    done = train(prepare_resumed(run, TrainConfig.of_folder(run)))
+    assert set(done.before.judges) == set(done.after.judges) == {"my-judge"}
+    assert content(run)["judge"] == ["my-judge"]

@@ -16,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from agents.training.run import train
 from rlhf_envs.rewards.rules import TokenBanditReward
+from rlhf_envs.rewards.waiting import Background
 from tests.agents.training.runs import (
     BANDIT,
     FLAGS,
@@ -226,8 +227,9 @@ def test_a_reward_that_is_not_finite_stops_the_run_where_it_goes_on_from(
 def test_a_reward_that_fails_stops_the_run_where_it_goes_on_from(
     how: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through the command line, which says so in one line."""
+    """Through the command line, which says so in one line. The time of a call is over when it hangs, by no clock."""
     score, calls, woken = TokenBanditReward.score, 0, threading.Event()
+    wait, moved = Background.wait, threading.Event()
 
     def fail(self: Any, prompts: list[str], completions: list[str], **columns: Any) -> Any:
         nonlocal calls
@@ -236,10 +238,18 @@ def test_a_reward_that_fails_stops_the_run_where_it_goes_on_from(
             return score(self, prompts, completions, **columns)
         if how == "raises":
             raise ConnectionError("the server is gone")
-        woken.wait(60)
+        moved.set()
+        woken.wait(600)
         raise AssertionError("nobody waits for this any more")
 
+    def wait_for_what_happens(self: Background, timeout: float | None = None) -> bool:
+        self._outcome.add_done_callback(lambda _: moved.set())
+        assert moved.wait(600), "the reward neither answered nor hung"
+        moved.clear()
+        return wait(self, timeout if self._outcome.done() else 0)
+
     monkeypatch.setattr(TokenBanditReward, "score", fail)
+    monkeypatch.setattr(Background, "wait", wait_for_what_happens)
     settings = dict(timeout=1.0, retries=0) if how == "hangs" else dict(retries=0)
     given = [f for name, value in settings.items() for f in ("--env-kwargs", f"reward_{name}:{value}")]
     result = rlhf("train", *FLAGS, *given, "--kl-target", "0.3", "-f", str(tmp_path), "--run-name", "run")

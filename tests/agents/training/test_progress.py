@@ -16,10 +16,11 @@ from rich.console import Console
 import agents
 from agents import TextMetrics, make, make_vec_env
 from agents.training.callbacks import PeriodicEvaluation
+from agents.training.config import TrainConfig
 from agents.training.early_stopping import EarlyStopping
 from agents.training.phases import show_phase, without_collection
-from agents.training.progress import ProgressDisplay, format_duration, planned_tokens
-from agents.training.run import train
+from agents.training.progress import ProgressDisplay, format_duration, planned_tokens, rollout_of
+from agents.training.run import build_agent, resolve_config, train
 from tests.agents.training.runs import BANDIT, config
 
 LINE = re.compile(r"(\S+)/288 tokens  \S+ tokens/s  reward (-?\d+\.\d\d)  KL (-?\d+\.\d\d)  \d:\d\d left")
@@ -78,12 +79,23 @@ def test_a_stopped_bar_gives_the_terminal_back() -> None:
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") > -1, "the cursor stays hidden"
 
 
-@pytest.mark.parametrize(("algorithm", "tokens", "planned"), [("ppo", 100, 192), ("rloo", 96, 96), ("dqn", 100, 100)])
-def test_on_policy_agents_train_for_whole_rollouts(algorithm: str, tokens: int, planned: int) -> None:
-    agent = make(algorithm, BANDIT, n_envs=32, seed=0)
-    assert planned_tokens(agent, tokens)[0] == planned
-    if algorithm != "dqn":
-        assert agent.learn(tokens).num_timesteps == planned
+@pytest.mark.parametrize(
+    ("algorithm", "tokens", "planned"),
+    [("ppo", 100, 192), ("rloo", 96, 96), ("best_of_n", 100, 192), ("dqn", 100, 192), ("qrdqn", 97, 192)],
+)
+def test_agents_train_for_whole_rollouts_as_their_settings_say(algorithm: str, tokens: int, planned: int) -> None:
+    early = {"learning_starts": 0} if "dqn" in algorithm else {}  # else it warns that it has learned nothing
+    config = resolve_config(TrainConfig(env=BANDIT, algo=algorithm, n_envs=32, n_timesteps=tokens, hyperparams=early))
+    agent = build_agent(config)
+    assert planned_tokens(agent, tokens) == (planned, rollout_of(config, 3))
+    assert agent.learn(tokens).num_timesteps == planned
+
+
+def test_steps_between_updates_are_read_in_all_their_forms() -> None:
+    for train_freq, tokens in ((4, 128), ((4, "step"), 128)):
+        assert planned_tokens(make("dqn", BANDIT, n_envs=32, seed=0, train_freq=train_freq), 100)[1] == tokens
+    agent = make("dqn", BANDIT, n_envs=1, seed=0, train_freq=(2, "episode"))
+    assert planned_tokens(agent, 100) == (100, 1), "an episode ends when it does"
 
 
 def test_a_run_shows_lines_and_phases_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,9 @@ from ..config import LoopConfig
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
     from rlhf_envs.feedback.questions import Question
+    from rlhf_envs.feedback.settings import Settings
 
-__all__ = ["ALONE", "STUDY", "kind_of", "load_aspects", "take_aspects"]
+__all__ = ["ALONE", "STUDY", "find_aspects", "kind_of", "load_aspects", "take_aspects"]
 
 STUDY = "the study"  # what messages call the project
 ALONE = ("questions", 1)  # an item that asks the project's own questions about one completion
@@ -41,7 +42,27 @@ def take_aspects(config: LoopConfig, folder: Path, store: FeedbackStore) -> None
     """
     assert config.aspects is not None
     place = folder / FILE
-    given = named_aspects(str(place) if place.is_file() else config.aspects)
+    found = find_aspects(config, str(place) if place.is_file() else config.aspects, store.settings, store.versions())
+    if not place.is_file():
+        replace_file(place, aspects_as_yaml(found.values()).encode())
+
+
+def find_aspects(
+    config: LoopConfig, source: str, settings: Settings, versions: Mapping[int, Settings]
+) -> dict[str, Aspect]:
+    """Return the aspects of a run, with a weight or a limit each, and with the places of their rewards.
+
+    Args:
+        config: the run.
+        source: names with commas between, or the file of aspects.
+        settings: those of the project that is asked.
+        versions: see `FeedbackStore.versions`.
+
+    Raises:
+        ValueError: an aspect cannot be asked about, or nobody would say anything of it.
+    """
+    assert config.aspects is not None
+    given = named_aspects(source)
     base = Path(config.aspects)
     base = (base if base.is_dir() else base.parent).absolute()
     found = {}
@@ -53,7 +74,6 @@ def take_aspects(config: LoopConfig, folder: Path, store: FeedbackStore) -> None
                 "fit) and write reward: FOLDER"
             )
         found[name] = replace(aspect, reward=find_reward(aspect.reward, where, base)) if aspect.reward else aspect
-    versions, questions = store.versions(), store.settings.questions
     asked = [find_asked(aspect, versions, STUDY) for aspect in found.values() if aspect.reward is None]
     if not asked:
         raise ValueError(
@@ -61,13 +81,12 @@ def take_aspects(config: LoopConfig, folder: Path, store: FeedbackStore) -> None
         )
     for one in asked:
         judged_among(one, [], [])  # whether the question's answers have such a form
-        kind_of(one, questions)
+        kind_of(one, settings.questions)
         found[one.aspect.name] = _with_factor(one)
     if all(aspect.weight is None for aspect in found.values()):
         raise ValueError(f"aspects={config.aspects}: limits alone give nothing to raise: give one of them a weight")
-    _check_simulated(config, asked, store.settings.harms)
-    if not place.is_file():
-        replace_file(place, aspects_as_yaml(found.values()).encode())
+    _check_simulated(config, asked, settings.harms)
+    return found
 
 
 def _with_factor(asked: Asked) -> Aspect:

@@ -45,7 +45,7 @@ def import_gguf() -> Any:
     try:
         import gguf
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("--to gguf needs the package gguf: pip install 'rlhf-envs[smollm2]'") from error
+        raise ModuleNotFoundError("--to gguf needs the package gguf: pip install 'rlhf-envs[gguf]'") from error
     return gguf
 
 

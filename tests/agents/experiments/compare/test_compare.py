@@ -80,6 +80,20 @@ def test_adapters_are_compared_with_their_base_as_the_start(tmp_path: Path) -> N
         assert abs(end) > 1e-4
 
 
+def test_it_says_first_which_algorithms_train_for_more_than_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare_module, "run_all", stop)
+    said: list[str] = []
+    settings = config(tmp_path / "c", tokens=100, algos=["ppo", "dqn"], overrides={"dqn": {"train_freq": 1}})
+    with pytest.raises(KeyboardInterrupt):
+        agents.compare(settings, said.append)
+    assert said[0] == "100 tokens are rounded up to whole rollouts: ppo 192, dqn 128"
+
+
 def test_every_run_is_evaluated_at_equal_steps_on_equal_prompts(done: Comparison) -> None:
     results = [result(done.folder, name) for name in RUNS]
     for found in results:

@@ -118,6 +118,7 @@ def test_each_aspect_is_reported_before_and_after_a_round(done: LoopResult) -> N
 
 def test_a_round_says_how_much_it_learns_from(done: LoopResult) -> None:
     said = (done.folder.parents[1] / "said.txt").read_text()
+    assert said.splitlines()[0].endswith(f": 2 rounds of 192 tokens (150 rounded up to rollouts of 96), {done.folder}")
     assert "round 1: learns from 192 tokens (150 rounded up to rollouts of 96)" in said
     assert "round 2: good " in said or ", good " in said
 

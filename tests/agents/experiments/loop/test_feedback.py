@@ -310,5 +310,6 @@ def test_reward_models_are_fitted_to_a_criterion_of_the_study(tmp_path: Path) ->
 )
 def test_a_criterion_that_cannot_be_fitted_is_said_at_once(tmp_path: Path, criterion: str, words: str) -> None:
     (tmp_path / "study.toml").write_text(STUDY + '[[questions]]\nname = "tone"\ntext = "Tone?"\ntype = "text"\n')
-    with pytest.raises(RunStopped, match=words):
+    with pytest.raises(ValueError, match=words):
         run_loop(config(tmp_path, criterion=criterion, study=str(tmp_path / "study.toml")), say=lambda _: None)
+    assert not (tmp_path / "loop").exists()

@@ -185,9 +185,19 @@ def test_a_figure_that_is_not_finite_and_a_trial_that_fails_are_failed_and_shown
     assert result.best.number == 2
 
 
-def test_all_failed_is_an_error_with_the_first_cause(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none of 2 trials finished \(2 failed\); the first: ValueError: batch_size"):
-        tuning.tune(config(tmp_path, hyperparams={"batch_size": 2}))
+def test_all_failed_is_an_error_with_the_first_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(tuning, "train_trial", fail)
+    with pytest.raises(ValueError, match=r"none of 2 trials finished \(2 failed\); the first: RuntimeError: no memory"):
+        tuning.tune(config(tmp_path))
+
+
+def test_a_search_says_first_how_long_a_trial_is(tmp_path: Path) -> None:
+    said: list[str] = []
+    tuning.tune(config(tmp_path, trials=1, tokens=100, n_envs=32, hyperparams={"batch_size": 48}), said.append)
+    assert said[0] == "a trial trains for 192 tokens (100 rounded up to rollouts of 96)"
 
 
 @pytest.fixture
@@ -226,8 +236,8 @@ def test_the_trial_of_a_killed_process_is_failed_and_its_settings_are_tried_agai
     result = tuning.tune(config(tmp_path, trials=2, pruner="none"), said.append)
     assert [trial.state.name for trial in result.study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert result.study.trials[2].params == result.study.trials[1].params
-    assert said[0] == "trial 1 was running in a process that has ended: failed, and its settings are queued again"
-    assert said[1].startswith("trial 2: complete"), "a trial that is repeated does not count as one of --trials"
+    assert said[1] == "trial 1 was running in a process that has ended: failed, and its settings are queued again"
+    assert said[2].startswith("trial 2: complete"), "a trial that is repeated does not count as one of --trials"
     assert table_of_trials(result)[1]["error"] == "its process ended"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,15 @@ def test_adapters_on_a_tied_embedding_are_refused_by_name(tmp_path: Path) -> Non
         wrapped.save_pretrained(tmp_path / "adapters")
     with pytest.raises(ValueError, match="share their weights"):
         export(str(tmp_path / "adapters"), tmp_path / "out", **FEW)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_gguf_is_named_with_the_command_before_anything_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'rlhf-envs\[gguf\]'"):
+        export(str(folder), tmp_path / "out", "gguf", **FEW)
     assert not (tmp_path / "out").exists()
 
 
