@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -269,7 +270,8 @@ def _learn(run: Prepared, tokens: int) -> None:
     if guard is not None and guard.interrupted is not None:
         where = guard.saved if guard.gave_up else run.folder / AGENT
         raise RunInterrupted(
-            f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}",
+            f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume "
+            f"{shlex.quote(str(run.folder))}",
             guard.interrupted,
         )
 
@@ -330,7 +332,7 @@ def _explain(run: Prepared, error: Exception) -> str:
     else:
         if not (run.folder / CONFIG).is_file():  # the folder was deleted, and made again for the checkpoint
             _write_config(run)
-        kept = f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {run.folder}"
+        kept = f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {shlex.quote(str(run.folder))}"
     return f"the run stopped after {run.agent.num_timesteps} tokens: {str(error) or type(error).__name__}; {kept}"
 
 
