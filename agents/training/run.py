@@ -20,6 +20,7 @@ from rlhf_envs.models.devices import find_device
 from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards import RewardError
 
+from ..algorithms.common.offline import OfflinePreferences
 from ..core.random_state import set_generators
 from ..core.ranks import RankLost
 from ..core.schedules import falling_rate
@@ -174,7 +175,9 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock, collector:
 
 
 def check_budget(config: TrainConfig, agent: Any) -> None:
-    """Raise ValueError if a run is shorter than one episode, or its only update would have a learning rate of 0."""
+    """Raise ValueError if a run has no rows, is shorter than one episode, or its only update has a rate of 0."""
+    if isinstance(agent, OfflinePreferences):
+        agent.check_rows()
     env = agent.get_env()
     horizon = int(env.get_attr("max_new_tokens", 0)[0]) if env.has_attr("max_new_tokens") else 0  # 0: it is not ours
     assert config.n_timesteps is not None
@@ -328,7 +331,8 @@ def _explain(run: Prepared, error: Exception) -> str:
         logger.error("training failed", exc_info=error)
     checkpoint = None if run.checkpoints is None else run.checkpoints.rescue()
     if checkpoint is None:
-        kept = "no checkpoint could be written: what the run has learned is lost"
+        learned = "what the run has learned is lost" if run.agent.num_timesteps else "it had not learned anything yet"
+        kept = f"no checkpoint could be written: {learned}"
     else:
         if not (run.folder / CONFIG).is_file():  # the folder was deleted, and made again for the checkpoint
             _write_config(run)
