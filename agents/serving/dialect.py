@@ -148,7 +148,7 @@ class CountingDialect(Dialect):
             message = "this model has no chat template: use /v1/completions"
             raise Refusal(400, "no_chat_template", message, param="messages")
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: Any = self._tokenizer.apply_chat_template(
                 plain(body["messages"]), tools=body.get("tools"), tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # whatever the template raises: it is the model's, and the messages the client's
