@@ -300,7 +300,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> str:
     """Print the tables, and return them."""
-    args: Any = parser().parse_args(arguments)
+    flags = parser()
+    args: Any = flags.parse_args(arguments)
+    for name, value in vars(args).items():
+        if not math.isfinite(value) or value < 0 or (value == 0 and name != "jitter"):
+            flags.error(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
+    largest = max(size for size, *_ in SHAPES.values())
+    if args.memory * 0.9 <= 2 * largest / 1e9 + args.update_gb:
+        flags.error(f"--memory {args.memory:g} leaves no room for caches beside --update-gb {args.update_gb:g}")
     text = "\n\n".join([cpu_table(args), gpu_table(args), million_table(args)])
     print(text)
     return text

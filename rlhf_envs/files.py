@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -268,5 +269,7 @@ def _umask() -> int:
 def _explained(error: OSError, target: Path) -> OSError:
     """Return an error of the same type that names the target and says what to do."""
     reason = error.strerror or str(error)
+    if error.errno == errno.ENOENT and not target.parent.is_dir():
+        return type(error)(error.errno, f"cannot write {target}: there is no folder {target.parent}: make it first")
     message = f"cannot write {target}: {reason}. Free space there or make it writable; what was saved before is intact"
     return type(error)(error.errno, message) if error.errno else OSError(message)

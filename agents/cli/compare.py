@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import typer
 from rich.console import Console
 
@@ -55,6 +57,6 @@ def compare(flags: CompareFlags) -> None:
     for note in comparison.report.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     console.print(f"{comparison.seconds:.0f} s. See {comparison.folder / 'report.html'}", markup=False, soft_wrap=True)
-    console.print(f"curves: tensorboard --logdir {comparison.folder}", markup=False, soft_wrap=True)
+    console.print(f"curves: tensorboard --logdir {shlex.quote(str(comparison.folder))}", markup=False, soft_wrap=True)
     if comparison.failed:
         raise typer.Exit(1)

@@ -36,7 +36,7 @@ class ExplainConfig(DecodingFlags):
         description="Run folder, bundle, model name or folder, hub id, or SB3 zip. None with --reward alone.",
         json_schema_extra={"argument": True},
     )
-    text: str = option("", "The prompt; with --reward alone and no --completion the text that is scored.")
+    text: str | None = option(None, "The prompt; with --reward alone and no --completion the text that is scored.")
     completion: str | None = option(None, "What follows the prompt. By default the source writes it.")
     method: Literal["integrated_gradients", "leave_one_out"] | None = option(
         None, "integrated_gradients (extra explain) where the reward has a reward model, else leave_one_out."
@@ -62,7 +62,7 @@ def explain(config: ExplainConfig) -> None:
         fail("nothing to explain: give a run, as in rlhf explain RUN --text PROMPT, or --reward REWARD --text TEXT")
     if config.html is not None and not Path(config.html).parent.is_dir():
         fail(f"--html {config.html}: there is no folder {Path(config.html).parent}")
-    if "text" not in config.model_fields_set:
+    if config.text is None:
         fail("--text is missing: the prompt, or with --reward alone the text that is scored")
     explain, page = explaining()
     try:
@@ -140,7 +140,8 @@ def _shown(found: Explanation, page: Any) -> Iterator[RenderableType]:
         )
         for i in order
     ]
-    yield make_table(("part", "token", *names), rows, title=f"the {len(rows)} tokens that count most", left=2)
+    if rows:
+        yield make_table(("part", "token", *names), rows, title=f"the {len(rows)} tokens that count most", left=2)
     if len(names) > 1:
         parts = [
             (name, one.method, "" if one.weight is None else f"{one.weight:g}", f"{one.score:.3f}", f"{one.delta:+.4f}")

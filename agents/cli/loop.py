@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.console import Console
 from rich.table import Table
 
@@ -58,9 +60,12 @@ def loop(flags: LoopFlags) -> None:
         console.print(make_table(headings, rows, left=2))
     console.print(
         f"{result.report['judgements']} judgements, {result.report['tokens']:,} tokens, {result.seconds:.0f} s. "
-        f"Everything is in {result.folder}, see report.md"
+        f"Everything is in {result.folder}, see report.md",
+        markup=False,
+        soft_wrap=True,
     )
-    console.print(f"[dim]live: tensorboard --logdir {config.log_folder}[/dim]")
+    live = f"live: tensorboard --logdir {shlex.quote(str(config.log_folder))}"
+    console.print(live, style="dim", markup=False, soft_wrap=True)
 
 
 def _rounds_tables(console: Console, headings: list[str], rows: list[list[str]]) -> list[Table]:

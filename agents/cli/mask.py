@@ -50,12 +50,19 @@ def mask(config: MaskConfig) -> None:
     if both and Path(config.output).samefile(config.source):
         fail(f"--output {config.output}: it is the file that is read: give another one")
     counts: Counter[str] = Counter()
+    names: Counter[str] = Counter()
     with _opened(config.source, "r") as read, _opened(config.output, "w") as write:
-        for part in _rows(masker, read, config, counts) if is_rows else _text(masker, read, counts):
-            write.write(part)
-            write.flush()
+        try:
+            for part in _rows(masker, read, config, counts, names) if is_rows else _text(masker, read, counts):
+                write.write(part)
+                write.flush()
+        except UnicodeDecodeError as error:
+            fail(f"{config.source} is not UTF-8 ({error.reason}, 0x{error.object[error.start]:02x}): save it as UTF-8")
     told = ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items())) or "nothing"
     typer.echo(f"masked: {told}", err=True)
+    if names:
+        told = ", ".join(f"{n} {kind}" for kind, n in sorted(names.items()))
+        typer.echo(f"NOT masked, in names of columns and fields, which stay as they are: {told}", err=True)
 
 
 def _text(masker: Masker, lines: Iterable[str], counts: Counter[str]) -> Iterator[str]:
@@ -65,7 +72,10 @@ def _text(masker: Masker, lines: Iterable[str], counts: Counter[str]) -> Iterato
     counts.update(stream.counts)
 
 
-def _rows(masker: Masker, lines: Iterable[str], config: MaskConfig, counts: Counter[str]) -> Iterator[str]:
+def _rows(
+    masker: Masker, lines: Iterable[str], config: MaskConfig, counts: Counter[str], names: Counter[str]
+) -> Iterator[str]:
+    """Yield the rows, masked. What is found in names goes into `names`: two that are masked would be one."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -77,7 +87,9 @@ def _rows(masker: Masker, lines: Iterable[str], config: MaskConfig, counts: Coun
             fail(f"{config.source}:{number}: a row must be an object, got {line[:60]!r}")
         if missing := [name for name in config.column if name not in row]:
             fail(f"{config.source}:{number}: there is no column {missing[0]!r} (there are: {', '.join(row)})")
-        masked = {name: _field(masker, row[name], counts) for name in config.column or row}
+        chosen = {name: row[name] for name in config.column or row}
+        masked = _field(masker, chosen, counts)
+        names.update(found.kind for name in _names(chosen) for found in masker.find(name))
         yield json.dumps({**row, **masked}, ensure_ascii=False) + "\n"
 
 
@@ -87,6 +99,14 @@ def _field(masker: Masker, value: Any, counts: Counter[str]) -> Any:
     if isinstance(value, dict):
         return {key: _field(masker, inner, counts) for key, inner in value.items()}
     return [_field(masker, inner, counts) for inner in value] if isinstance(value, list) else value
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Yield the names of all fields in a value of JSON."""
+    if isinstance(value, dict):
+        yield from value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _names(inner)
 
 
 def _opened(path: str, mode: str) -> contextlib.AbstractContextManager[IO[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -127,12 +128,13 @@ def fit(config: FitConfig) -> None:
         **_settings(config),
     )
     _show(console, fitted.metrics)
+    folder, rows = shlex.quote(config.output), shlex.quote(str(Path(config.output, HELD_OUT)))
     for line in (
         f"written to {config.output}",
-        f"measure it on what it has not seen: rlhf reward eval {config.output} {Path(config.output, HELD_OUT)}",
-        f"use it: rlhf train --constraint {config.output} --limit 0.1 --multiplier-step 2"
+        f"measure it on what it has not seen: rlhf reward eval {folder} {rows}",
+        f"use it: rlhf train --constraint {folder} --limit 0.1 --multiplier-step 2"
         if config.cost
-        else f"use it: rlhf train --env-kwargs reward:{config.output}",
+        else f"use it: rlhf train --env-kwargs {shlex.quote(f'reward:{config.output}')}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -177,7 +179,7 @@ def _fit_aspects(console: Console, config: FitConfig, show: Callable[[int, int, 
         typer.echo(f"kept as they were: {', '.join(report.kept)}; to drop one, delete its line in {files}")
     for line in (
         f"written to {config.output}; change weights and limits in {Path(config.output, ASPECTS_FILE)}",
-        f"use it: rlhf train --aspects {config.output}",
+        f"use it: rlhf train --aspects {shlex.quote(config.output)}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 

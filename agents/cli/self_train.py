@@ -41,4 +41,5 @@ def self_train(flags: SelfTrainFlags) -> None:
     console.print(make_table(*report.round_cells(result.report, (2,)), title=result.report["prompts"], left=0))
     if not result.report["judges"]:
         console.print("no judge beside the reward measured this: give --judge", style="yellow")
-    console.print(f"{result.seconds:.0f} s. Everything is in {result.folder}, see report.md", soft_wrap=True)
+    done = f"{result.seconds:.0f} s. Everything is in {result.folder}, see report.md"
+    console.print(done, markup=False, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from rich.console import Console
 from rlhf_envs.api_keys import read_api_key
 from rlhf_envs.feedback.web.listening import is_loopback
 
-from ..serving.keys import KeyFile, Scope
+from ..serving.keys import ApiKey, KeyFile, Scope
 from ..training.fields import option
 from .options import Flags, OneLineErrors, add_command, argument, fail
 from .tables import make_table
@@ -122,8 +123,9 @@ def serve(config: ServeConfig) -> None:
     keys = None if config.no_keys else KeyFile(config.keys)
     if keys is None and not is_loopback(config.host):
         fail(f"--no-keys with --host {config.host}: everybody in the network could use the model; make keys instead")
-    if keys is not None and not keys.list():
-        fail(f"there is no key in {config.keys}: make one, rlhf serve keys add NAME, or give --no-keys")
+    if keys is not None and not any(key.is_live(datetime.now(UTC)) for key in keys.list()):
+        what = f"no key in {config.keys} works any more" if keys.list() else f"there is no key in {config.keys}"
+        fail(f"{what}: make one, rlhf serve keys add NAME, or give --no-keys")
     if config.review_share and config.store is None:
         fail(f"--review-share {config.review_share} needs a --store to put the completions into")
     console = Console(stderr=True)
@@ -194,15 +196,20 @@ def list_keys(config: ListKeysConfig) -> None:
             key.name,
             ", ".join(key.scopes),
             f"{key.created:%Y-%m-%d}",
-            f"revoked {key.revoked:%Y-%m-%d}"
-            if key.revoked
-            else f"until {key.expires:%Y-%m-%d %H:%M}"
-            if key.expires
-            else "works",
+            _state(key),
         ]
         for key in KeyFile(config.keys).list()
     ]
     Console().print(make_table(["id", "name", "scopes", "made", "state"], rows, left=5))
+
+
+def _state(key: ApiKey) -> str:
+    """Return whether a key works, and until when."""
+    if key.revoked:
+        return f"revoked {key.revoked:%Y-%m-%d}"
+    if key.expires:
+        return f"{'works until' if key.is_live(datetime.now(UTC)) else 'expired'} {key.expires:%Y-%m-%d %H:%M}"
+    return "works"
 
 
 class RevokeKeyConfig(Flags):

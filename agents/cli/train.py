@@ -134,9 +134,9 @@ def _report(result: TrainResult, console: Console, started: float) -> None:
     tokens = result.agent.num_timesteps
     took = f"{tokens - result.resumed_at:,} of them in this part, in {seconds:.0f} s"
     took = took if result.resumed_at else f"{seconds:.0f} s in all"
-    console.print(f"{tokens:,} tokens, {took}. Everything is in {result.folder}")
-    live = f"live: tensorboard --logdir {result.config.log_folder}"
-    console.print(f"[dim]curves: {result.folder / 'curves.png'}   {live}[/dim]")
+    console.print(f"{tokens:,} tokens, {took}. Everything is in {result.folder}", markup=False, soft_wrap=True)
+    live = f"live: tensorboard --logdir {shlex.quote(str(result.config.log_folder))}"
+    console.print(f"curves: {result.folder / 'curves.png'}   {live}", style="dim", markup=False, soft_wrap=True)
 
 
 def _configured(flags: TrainFlags) -> TrainConfig:

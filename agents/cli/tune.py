@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.console import Console
 
 from rlhf_envs.registration import check_environment
@@ -46,5 +48,7 @@ def tune(flags: TuneFlags) -> None:
     file = report.write(result)
     console.print(make_table(("", "best", "default"), report.metrics(result), left=3))
     console.print(report.summary(result), markup=False, soft_wrap=True)
-    console.print(f"The section {config.algo!r} is in {file}, all trials in {config.folder() / 'report.md'}")
-    console.print(f"[dim]rlhf train --env {config.env} --algo {config.algo} --settings {file}[/dim]", soft_wrap=True)
+    where = f"The section {config.algo!r} is in {file}, all trials in {config.folder() / 'report.md'}"
+    console.print(where, markup=False, soft_wrap=True)
+    use = f"rlhf train --env {shlex.quote(config.env)} --algo {config.algo} --settings {shlex.quote(str(file))}"
+    console.print(use, style="dim", markup=False, soft_wrap=True)

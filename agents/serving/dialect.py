@@ -135,7 +135,7 @@ class CountingDialect(Dialect):
     def usage(self, request: Request, texts: Sequence[str]) -> dict[str, int]:
         n_prompt, _ = self._count(request.model_dump(exclude_unset=True))
         most = _asked(request) or self._max_new_tokens  # parts of characters would count more than once
-        n = sum(min(len(self._tokenizer(text, add_special_tokens=False)["input_ids"]), most) for text in texts)
+        n = sum(min(self._length(text, add_special_tokens=False), most) for text in texts)
         return {"prompt_tokens": n_prompt, "completion_tokens": n, "total_tokens": n_prompt + n}
 
     def _count(self, body: dict[str, Any]) -> tuple[int, str]:
@@ -143,18 +143,22 @@ class CountingDialect(Dialect):
         if "messages" not in body:
             if not isinstance(body["prompt"], str):
                 self.refuse("prompt", f": the engine, {self.engine}, takes one text")
-            return len(self._tokenizer(body["prompt"])["input_ids"]), "prompt"
+            return self._length(body["prompt"]), "prompt"
         if not self._tokenizer.chat_template:
             message = "this model has no chat template: use /v1/completions"
             raise Refusal(400, "no_chat_template", message, param="messages")
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: Any = self._tokenizer.apply_chat_template(
                 plain(body["messages"]), tools=body.get("tools"), tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # whatever the template raises: it is the model's, and the messages the client's
             message = f"messages do not suit the model's chat template: {type(error).__name__}: {str(error)[:200]}"
             raise Refusal(400, "invalid_messages", message, param="messages") from error
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"]), "messages"
+        return self._length(text, add_special_tokens=False), "messages"
+
+    def _length(self, text: str, add_special_tokens: bool = True) -> int:
+        """Return how many tokens a text has. What is too long is refused: no warning has to say so."""
+        return len(self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"])
 
     def _room(self, n_prompt: int, asked: int | None, field: str) -> int:
         """Return how many tokens to write at most."""

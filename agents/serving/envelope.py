@@ -179,10 +179,10 @@ class Envelope:
         seconds = time.monotonic() - exchange.begun
         self.telemetry.requests.labels(route, str(status)).inc()
         self.telemetry.seconds.labels(route).observe(seconds)
+        if route in OPEN:
+            return  # probes ask all the time and are no refused clients; the engine's states are logged by themselves
         if exchange.code is not None:
             self.telemetry.refusals.labels(exchange.code).inc()
-        if route in OPEN:
-            return  # probes ask all the time; the engine's states are logged by themselves
         fields: dict[str, Any] = {
             "request_id": exchange.id,
             "key": exchange.who,

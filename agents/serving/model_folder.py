@@ -55,7 +55,7 @@ def prepare(source: str, into: Path, name: str | None = None, allow_gguf: bool =
     """
     chosen = name or Path(source).resolve().name if Path(source).exists() else name or source.rpartition("/")[2]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}", chosen):
-        raise ValueError(f"name {chosen!r}: expected letters, digits and ._/-; give another with name")
+        raise ValueError(f"name {chosen!r}: expected letters, digits and ._/-; give another, --name NAME")
     folder = into / re.sub(r"[^A-Za-z0-9._-]", "_", chosen)
     folder.mkdir(parents=True)
     path = Path(source)

@@ -240,7 +240,7 @@ class CheckpointCallback(BaseCallback):
         checkpoint; if there is none, the agent is saved as it is, in the middle of an update.
         """
         try:
-            if not self._saves_alone:
+            if getattr(self, "model", None) is None or not self._saves_alone:  # it failed before `learn` gave the agent
                 return self.checkpoints.latest()
             if self._boundary is not None and not self._has_moved():
                 return self.save_boundary()

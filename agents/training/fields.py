@@ -95,7 +95,8 @@ Trackers = Annotated[
     list[str],
     BeforeValidator(_parse_trackers),
     Field(
-        description="Where to log beside TensorBoard: wandb, trackio, mlflow, with commas between; all in local files.",
+        description="Where to log beside TensorBoard, with commas between: wandb, or trackio and mlflow, which write "
+        "local files.",
         json_schema_extra={"type": "text"},
     ),
 ]

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..core.episodes import open_batch
+from .building import build_agent
 from .config import TrainConfig
 from .progress import planned_tokens
-from .run import build_agent, check_budget
+from .run import check_budget
 
 __all__ = ["planned", "rehearsed"]
 

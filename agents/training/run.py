@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from filelock import BaseFileLock
 from rlhf_envs.files import is_replaceable
 from rlhf_envs.rewards import RewardError
 
+from ..algorithms.common.offline import OfflinePreferences
 from ..core.random_state import set_generators
 from ..core.ranks import RankLost
 from ..evaluation.evaluate import Evaluation, evaluate
@@ -161,7 +163,9 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock, collector:
 
 
 def check_budget(config: TrainConfig, agent: Any) -> None:
-    """Raise ValueError if a run is shorter than one episode, or its only update would have a learning rate of 0."""
+    """Raise ValueError if a run has no rows, is shorter than one episode, or its only update has a rate of 0."""
+    if isinstance(agent, OfflinePreferences):
+        agent.check_rows()
     env = agent.get_env()
     horizon = int(env.get_attr("max_new_tokens", 0)[0]) if env.has_attr("max_new_tokens") else 0  # 0: it is not ours
     assert config.n_timesteps is not None
@@ -257,7 +261,8 @@ def _learn(run: Prepared, tokens: int) -> None:
     if guard is not None and guard.interrupted is not None:
         where = guard.saved if guard.gave_up else run.folder / AGENT
         raise RunInterrupted(
-            f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}",
+            f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume "
+            f"{shlex.quote(str(run.folder))}",
             guard.interrupted,
         )
 
@@ -314,11 +319,12 @@ def _explain(run: Prepared, error: Exception) -> str:
         logger.error("training failed", exc_info=error)
     checkpoint = None if run.checkpoints is None else run.checkpoints.rescue()
     if checkpoint is None:
-        kept = "no checkpoint could be written: what the run has learned is lost"
+        learned = "what the run has learned is lost" if run.agent.num_timesteps else "it had not learned anything yet"
+        kept = f"no checkpoint could be written: {learned}"
     else:
         if not (run.folder / CONFIG).is_file():  # the folder was deleted, and made again for the checkpoint
             _write_config(run)
-        kept = f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {run.folder}"
+        kept = f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {shlex.quote(str(run.folder))}"
     return f"the run stopped after {run.agent.num_timesteps} tokens: {str(error) or type(error).__name__}; {kept}"
 
 

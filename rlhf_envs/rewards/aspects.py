@@ -149,6 +149,8 @@ def _parse(content: Mapping[str, Any], where: str, folder: Path | None, to_fit: 
         aspects[name] = _aspect(name, given, f"{where}: {name}", folder, to_fit)
     if not to_fit and all(aspect.weight is None for aspect in aspects.values()):
         raise ValueError(f"{where}: limits alone give nothing to raise: give one of {', '.join(aspects)} a weight")
+    if not to_fit and not any(aspect.weight for aspect in aspects.values()):
+        raise ValueError(f"{where}: all weights are 0, which gives nothing to raise: give an aspect another weight")
     return aspects
 
 

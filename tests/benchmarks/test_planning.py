@@ -20,6 +20,17 @@ def test_the_page_has_what_the_script_prints(capsys: pytest.CaptureFixture[str])
         assert table in page, "run python -m benchmarks.planning, and paste its tables"
 
 
+@pytest.mark.parametrize("flags", [["--n-envs", "0"], ["--network", "-1"], ["--flops", "nan"], ["--update-gb", "500"]])
+def test_numbers_that_make_no_plan_are_named(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(flags)
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_no_spread_is_a_plan() -> None:
+    assert "SmolLM2-135M" in main(["--jitter", "0"])
+
+
 def test_without_chance_ranks_take_a_rollout_an_update_and_the_sums() -> None:
     assert simulate_ranks(COSTS, 4).seconds == pytest.approx(5 + 3 + 0.5)
     assert simulate_ranks(COSTS, 1).seconds == pytest.approx(5 + 3)

@@ -122,13 +122,17 @@ class OfflinePreferences(PolicyGradient):
         a_file = ["data"] if isinstance(self.data, str | Path) else []
         return [*super()._excluded_save_params(), "_logged", "_drawn", "_pictures", *a_file]
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+    def check_rows(self) -> None:
+        """Raise ValueError if there are no rows to learn from; they may come after the agent is made."""
         if not self._logged:
             name, names = type(self).__name__, ", ".join(("prompt", *self.columns.names))
             raise ValueError(
-                f"{name} has no rows to learn from: give data='FILE' (--hyperparams data:FILE) with rows of {names}, "
-                "or data of the environment that have these columns (--data FILE)"
+                f"{name} has no rows to learn from: give a file with rows of {names}, as the environment's data "
+                "(--data FILE) or beside it (-params data:FILE)"
             )
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        self.check_rows()
         return super()._setup_learn(*args, **kwargs)
 
     def collect_rollouts(

@@ -27,6 +27,7 @@ finished steps are skipped, and the step that was cut short starts again.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -97,7 +98,7 @@ def _run_in(path: Path, config: LoopConfig, size: str, say: Callable[[str], None
     write_settings(path / CONFIG, config.model_dump(mode="json"))  # first: with it alone --resume can begin
     name_run(path)
     say(f"{config.algo} on {config.env_id}: {size}")
-    go_on = f"go on with: rlhf loop --resume {path}"
+    go_on = f"go on with: rlhf loop --resume {shlex.quote(str(path))}"
     try:
         report = _run_rounds(config, path, say)
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def learn(loop: Loop, number: int, into: Path) -> Metrics:
         if guard.interrupted is not None:  # it has saved a checkpoint, also after the last update
             raise RunInterrupted(
                 f"{guard.interrupted.name}: the run is saved in {guard.saved}; go on with: rlhf loop --resume "
-                f"{loop.folder}",
+                f"{shlex.quote(str(loop.folder))}",
                 guard.interrupted,
             )
         bundles.save(agent, into / AGENT, guard.state())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,8 +30,8 @@ def wait_for_people(loop: Loop, number: int, items: Sequence[Item]) -> None:
             loop.say(
                 f"round {number} waits for people: {wanted} judgements of {len(ids)} {_what(items)}. "
                 "Label at the page of\n"
-                f"  rlhf feedback serve --store {store.url}\nor here, in another terminal, with\n"
-                f"  rlhf feedback label --store {store.url}\n"
+                f"  rlhf feedback serve --store {shlex.quote(store.url)}\nor here, in another terminal, with\n"
+                f"  rlhf feedback label --store {shlex.quote(store.url)}\n"
                 "To go on with half of them, stop the loop and resume it with --enough 0.5"
             )
         done = _done_with_all(items, judgements)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -71,7 +72,7 @@ def self_train(
         ValueError, FileExistsError: the configuration is wrong, or another process is at work on the run. Nothing is
             written.
         RunInterrupted: Ctrl-C ended the run. It goes on from there.
-        RunStopped: a step failed; the message has the cause. The run goes on with that step.
+        RunStopped: a step failed, or nothing is to be learned; the message has the cause, and how to go on.
     """
     started = time.perf_counter()
     if folder is None:
@@ -87,7 +88,7 @@ def self_train(
             abandon(path, lock)
         lock.release()
         raise
-    go_on = f"go on with: rlhf self-train --resume {path}"
+    go_on = f"go on with: rlhf self-train --resume {shlex.quote(str(path))}"
     try:
         say(f"self-training on {config.env_id}: {config.rounds} rounds, {path}")
         report = _run_rounds(config, Path(os.path.abspath(path)), say)

@@ -24,6 +24,7 @@ from ...evaluation.generate import generate_in
 from ...evaluation.source import Source
 from ...saving.folders import LOCK, MODEL, START
 from ...saving.run_paths import named_judges
+from ...training.errors import RunStopped
 from ...training.sft import fine_tune
 from ..stepping import METRICS
 from .choosing import as_row, choose
@@ -93,9 +94,10 @@ def draw(run: SelfTraining, number: int, into: Path) -> Metrics:
     scores = np.array([done.reward for done in drawn])
     if not kept:
         why = "all are empty" if counts["empty"] == len(drawn) - counts["duplicates"] else "the scores are too low"
-        raise ValueError(
-            f"round {number}: nothing to learn of {len(drawn)} answers, {why}: min_score={config.min_score}, and the "
-            f"best score is {scores.max():.4g}"
+        raise RunStopped(  # --resume would draw the same answers
+            f"self-training stopped: round {number}: nothing to learn of {len(drawn)} answers, {why}: "
+            f"min_score={config.min_score}, and the best score is {scores.max():.4g}; begin another run with a lower "
+            "--min-score, more answers (-n) or another --seed"
         )
     lines = (json.dumps(as_row(done), ensure_ascii=False) + "\n" for done in kept)
     replace_file(into / ANSWERS, "".join(lines).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def _read_run(folder: str, config: TransferConfig) -> TrainConfig:
     given = TrainConfig(env_kwargs=config.env_kwargs) if config.env_kwargs else TrainConfig()
     saved = TrainConfig.of_folder(path, given)
     if not (path / REPORT).is_file() or not ((path / MODEL).is_dir() or find_bundle(path) is not None):
-        raise ValueError(f"the run in {folder} is not finished: go on with rlhf train --resume {folder}")
+        again = f"rlhf train --resume {shlex.quote(folder)}"
+        raise ValueError(f"the run in {folder} is not finished: go on with {again}")
     return saved
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rlhf_envs.cards import MARK
 
+from ..records import MODEL_MARK
+
 if TYPE_CHECKING:
     from rlhf_envs.feedback import Judgement
 
@@ -45,16 +47,18 @@ def dataset_card(done: Export, path: str | Path, format: str, how: str, judgemen
     from huggingface_hub import DatasetCardData
 
     file, n = Path(path), len(done.rows)
+    annotators = {judgement.annotator for judgement in judgements}
+    models = {name for name in annotators if name.startswith(MODEL_MARK)}
+    by = [*(["human-feedback"] if annotators - models else []), *(["ai-feedback"] if models else [])]
     data = DatasetCardData(
         pretty_name=file.name.partition(".")[0],
         task_categories=["text-generation", "reinforcement-learning"],
         size_categories=[next((name for limit, name in SIZES if n < limit), "n>1M")],
-        tags=["rlhf", "rlhf-envs", "human-feedback", format],
+        tags=["rlhf", "rlhf-envs", *by, format],
         configs=[{"config_name": "default", "data_files": file.name}],
     )
     names = list(dict.fromkeys(name for row in done.rows for name in row))
     kinds = sorted({judgement.kind for judgement in judgements})
-    people = len({judgement.annotator for judgement in judgements})
     left_out = [f"- {count:,} {reason}" for reason, count in sorted(done.dropped.items())] or ["- nothing"]
     lines = [
         "---",
@@ -72,7 +76,8 @@ def dataset_card(done: Export, path: str | Path, format: str, how: str, judgemen
         f"| columns | {', '.join(f'`{name}`' for name in names)} |",
         f"| judgements in the store | {len(judgements):,} |",
         f"| kinds of questions | {', '.join(kinds)} |",
-        f"| annotators | {people:,} |",
+        f"| annotators | {len(annotators):,} |",
+        f"| of them models that judge | {len(models):,} |",
         f"| final answers by an admin or adjudicator | {done.finals:,} |",
         f"| judgements changed by an admin | {done.fixed:,} |",
         f"| ties written both ways round | {done.doubled:,} |",

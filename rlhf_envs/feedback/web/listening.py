@@ -38,8 +38,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         remedies = {
-            errno.EADDRINUSE: f"port={port} is taken: another program listens there (another `rlhf feedback serve`?). "
-            "End it, or choose another port; 0 takes a free one",
+            errno.EADDRINUSE: f"port={port} is taken: another program listens there, perhaps an earlier start of this "
+            "command. End it, or choose another port; 0 takes a free one",
             errno.EACCES: f"port={port} is for the system's own programs: choose one above 1023, behind a proxy",
             errno.EADDRNOTAVAIL: f"host={host!r} is no address of this machine: give 127.0.0.1, or 0.0.0.0 for all",
         }

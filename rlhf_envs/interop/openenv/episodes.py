@@ -148,11 +148,16 @@ class Session:
 
         Raises:
             ValueError: the text is too long, or the tokenizer cannot read it.
-            gymnasium.error.ResetNeeded: there is no episode.
+            gymnasium.error.ResetNeeded: there is no episode, or it has ended.
         """
         episodes = self._episodes
-        if episodes is None or not self.running:
-            raise gym.error.ResetNeeded("there is no episode: call reset first")
+        if episodes is None:
+            raise gym.error.ResetNeeded(
+                "there is no episode: call reset first. Every request over HTTP is a session of its own: use an "
+                "OpenEnv client (/ws)"
+            )
+        if not self.running:
+            raise gym.error.ResetNeeded("the episode has ended: call reset to begin another one")
         if len(text) > LONGEST:
             raise ValueError(f"the message has {len(text):,} characters, and {LONGEST:,} are read at most: shorten it")
         with self.place.lock:

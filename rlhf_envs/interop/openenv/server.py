@@ -159,9 +159,7 @@ class ServedEnvironment(Environment[TextAction, TextObservation, TextState]):
         try:
             turn = self.session.step(action.message)
         except gym.error.ResetNeeded as error:
-            raise Refused(
-                f"{error}. Every request over HTTP is a session of its own: use an OpenEnv client (/ws)", 409
-            ) from error
+            raise Refused(str(error), 409) from error
         except ValueError as error:
             raise Refused(str(error)) from error
         except (RewardError, ScoreError, ReplyError) as error:

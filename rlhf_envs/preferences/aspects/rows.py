@@ -146,8 +146,8 @@ def find_asked(aspect: Aspect, versions: Mapping[int, Settings], source: str, ve
         return Asked(aspect, own, format, None)
     there = [*questions, *OF_KINDS, "flags", *harms]
     raise ValueError(
-        f"aspect {aspect.name!r}: {source} asks no question {name!r}; {nearest(name, there)}. An aspect may also "
-        "have a file of its own, data: FILE"
+        f"aspect {aspect.name!r}: {source} asks no question {name!r}; {nearest(name, there)} (an aspect may also "
+        "have a file of its own, data: FILE)"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -226,7 +226,8 @@ def annotate(judge: AIJudge, store: FeedbackStore, *, finished: bool = False, li
     Args:
         judge: who answers, under the name `AIJudge.annotator`.
         store: holds the items.
-        finished: also ask about items that have all their judgements; their overlap grows by one.
+        finished: also ask about items that have all their judgements; the overlap of those that it answers grows by
+            one.
         limit: the most answers, skips among them.
 
     Returns:
@@ -235,19 +236,24 @@ def annotate(judge: AIJudge, store: FeedbackStore, *, finished: bool = False, li
     name = judge.annotator
     join(store, name)
     done = {one.item_id for one in store.judgements(include_skips=True) if one.annotator == name}
-    if finished:
-        _reopen(store, done, name, limit)
+    reopened = _reopen(store, done, name, limit) if finished else {}
     queue = [item for item in store.queue() if item.id not in done]
     annotator = JudgeAnnotator(judge, queue[:limit], store.settings)
     try:
         work(store, name, annotator, limit)
     except JudgeError as error:
         annotator.work.stopped = str(error)
+    finally:
+        _close(store, reopened, name)
     return annotator.work
 
 
-def _reopen(store: FeedbackStore, done: set[int], name: str, limit: int | None) -> None:
-    """Raise the overlap of finished items that the judge has not answered, by one: so many as open ones leave room."""
+def _reopen(store: FeedbackStore, done: set[int], name: str, limit: int | None) -> dict[int, list[int]]:
+    """Raise the overlap of finished items that the judge has not answered, by one: so many as open ones leave room.
+
+    Returns:
+        The ids of these items, by the overlap that they had.
+    """
     open_items = {item.id for item in store.queue()}
     waiting = open_items | done | set(store.withdrawn_items())
     room = None if limit is None else max(limit - len(open_items - done), 0)
@@ -261,6 +267,17 @@ def _reopen(store: FeedbackStore, done: set[int], name: str, limit: int | None) 
         by_overlap.setdefault(item.overlap, []).append(item.id)
     for overlap, ids in by_overlap.items():
         store.set_overlap(ids, overlap + 1, by=name, reason="asked of a judge, too")
+    return by_overlap
+
+
+def _close(store: FeedbackStore, reopened: Mapping[int, Sequence[int]], name: str) -> None:
+    """Give items that a judge has not answered the overlap that they had, so that no person is asked instead of it."""
+    if not reopened:
+        return
+    done = {one.item_id for one in store.judgements(include_skips=True) if one.annotator == name}
+    for overlap, ids in reopened.items():
+        if left := [item_id for item_id in ids if item_id not in done]:
+            store.set_overlap(left, overlap, by=name, reason="the judge did not answer")
 
 
 def _prompts(items: Sequence[Item]) -> list[str]:

@@ -17,6 +17,9 @@ import agents
 from agents.algorithms.common.preference_data import PAIRS, read_logged
 from agents.core.episodes import open_batch
 from agents.testing import bandit_figures
+from agents.training.config import TrainConfig
+from agents.training.dry_run import describe_run
+from agents.training.run import prepare
 from rlhf_envs.tasks.token_bandit import CONTEXTS
 from tests.agents.algorithms.test_ilql import bandit_rows
 from tests.agents.algorithms.test_policy_gradient import ID, assert_equal_loss_and_gradients, move
@@ -242,8 +245,18 @@ def test_wrong_arguments_are_named(name: str, wrong: Row, message: str) -> None:
 @pytest.mark.parametrize("name", ["dpo", "kto"])
 def test_without_rows_it_says_where_they_come_from(name: str) -> None:
     agent = build(name, None)
-    with pytest.raises(ValueError, match="has no rows to learn from: give data='FILE'"):
+    with pytest.raises(ValueError, match="has no rows to learn from: give a file with rows of prompt"):
         agent.learn(10)
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+def test_a_run_without_rows_ends_before_it_makes_a_folder(name: str, tmp_path: Path) -> None:
+    config = TrainConfig(algo=name, env="rlhf/TokenBandit-v0", n_envs=2, n_timesteps=96, log_folder=str(tmp_path))
+    with pytest.raises(ValueError, match="has no rows to learn from"):
+        prepare(config)
+    assert not [*tmp_path.rglob("*.json")] and not [*tmp_path.glob("*/*")]
+    with pytest.raises(ValueError, match="has no rows to learn from"):
+        describe_run(config)
 
 
 def test_the_environments_own_rows_are_learned_where_they_have_pairs() -> None:

@@ -430,6 +430,15 @@ def test_a_run_that_fails_in_the_middle_keeps_what_it_learned(tmp_path: Path, mo
     assert str(checkpoint) in "".join(figures.output.split()), "of an unfinished run the newest checkpoint is evaluated"
 
 
+def test_a_folder_of_any_name_is_shown_whole_and_its_commands_can_be_pasted(tmp_path: Path) -> None:
+    logs = tmp_path / "my [bold] logs"
+    flags = ["--env", "rlhf/TokenBandit-v0", "--algo", "random", "-n", "96", "--n-envs", "8", "--test-episodes", "4"]
+    said = rlhf("train", *flags, "--eval-freq", "0", "--no-progress", "-f", str(logs)).output
+    folder = logs / "random" / "TokenBandit-v0_1"
+    assert f"Everything is in {folder}\n" in said and f"curves: {folder / 'curves.png'} " in said
+    assert f"live: tensorboard --logdir '{logs}'\n" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -38,6 +38,9 @@ def test_a_reward_alone_is_explained() -> None:
     assert max(report["components"]["reward"]["values"]) == report["components"]["reward"]["values"][1]
     empty = rlhf("--reward", "gold-bow", "--text", "a film", "--completion", "")
     assert "(empty completion)" in empty.output
+    nothing = rlhf("--reward", "gold-bow", "--text", "")
+    assert nothing.exit_code == 0 and "(empty completion)" in nothing.output
+    assert "tokens that count" not in nothing.output
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,23 @@ def test_an_export_writes_a_dataset_card_without_anybodys_texts_or_names() -> No
     assert "give a file, not -" in feedback("export", "-", "--card").output
 
 
+def test_a_dataset_card_tells_peoples_judgements_from_models() -> None:
+    for names, tags, counts in (
+        (["Ada"], {"human-feedback"}, (1, 0)),
+        (["ai:j@1", "Ada"], {"human-feedback", "ai-feedback"}, (2, 1)),
+        (["ai:j@1"], {"ai-feedback"}, (1, 1)),
+    ):
+        with FeedbackStore("feedback.db") as store:
+            store.add_items([NewItem("pairwise", f"p{len(names)}{names[0]}", ("good", "bad"), overlap=len(names))])
+            for name in names:
+                work(store, name, lambda task: Response({"choice": 0, "strength": 1}))
+        done("export", "out.jsonl", "--card")
+        card = DatasetCard.load("README.md")
+        assert {tag for tag in card.data.tags if tag.endswith("-feedback")} == tags
+        assert f"| annotators | {counts[0]} |\n| of them models that judge | {counts[1]} |" in card.text
+        Path("feedback.db").unlink()
+
+
 def test_export_leaves_out_who_clicks_at_random() -> None:
     crowd()
     output = done("export", "pairs.jsonl", "--without-spammers")

@@ -124,6 +124,22 @@ def test_no_more_finished_items_are_opened_again_than_the_limit_leaves() -> None
         assert sorted(item.overlap for item in store.items()) == [1, 1, 1, 2] and not store.queue()
 
 
+def test_what_a_judge_leaves_unanswered_is_not_asked_of_people() -> None:
+    with FeedbackStore(STORE) as store:
+        store.add_items([NewItem("pairwise", f"p{i}", ("good", "bad")) for i in range(4)])
+        work(store, "person", lambda task: Response({"choice": 0, "strength": 1}))
+        store.add_items([NewItem("pairwise", "open", ("good", "bad"))])
+    with judging() as server:
+        file = str(write_judge(Path(), server.url, max_requests=5, concurrency=1))
+        assert "max_requests=5 is reached" in feedback("judge", "--judge", file, "--finished", code=1)
+    with FeedbackStore(STORE) as store:
+        answered = {one.item_id for one in store.judgements(include_skips=True) if one.annotator.startswith("ai:")}
+        assert 0 < len(answered) < 5
+        assert {item.id for item in store.queue()} <= {item.id for item in store.items() if item.prompt == "open"}
+        overlaps = {item.id: item.overlap for item in store.items() if item.prompt != "open"}
+        assert overlaps == {item_id: 2 if item_id in answered else 1 for item_id in overlaps}
+
+
 def test_a_limited_check_is_of_what_people_answered() -> None:
     with FeedbackStore(STORE) as store:
         ids = store.add_items([NewItem("pairwise", f"p{i}", ("good", "bad")) for i in range(3)])

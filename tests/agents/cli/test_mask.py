@@ -33,6 +33,24 @@ def test_a_text_is_masked_and_what_was_masked_is_counted() -> None:
     assert result.stderr == "masked: 2 email, 1 phone\n"
 
 
+def test_a_file_that_is_no_utf8_is_named() -> None:
+    Path("latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+    Path("latin.jsonl").write_bytes('{"a": "caf\xe9"}\n'.encode("latin-1"))
+    for name in ("latin.txt", "latin.jsonl"):
+        result = mask(name)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"rlhf: {name} is not UTF-8 (") and "0xe9): save it as UTF-8" in result.stderr
+
+
+def test_private_data_in_names_of_fields_is_said_to_stay() -> None:
+    Path("rows.jsonl").write_text(json.dumps({"text": MAIL, "of": [{MAIL: {"b@y.org": "x"}}], "c@z.org": 1}) + "\n")
+    result = mask("rows.jsonl")
+    assert json.loads(result.stdout) == {"text": "[EMAIL]", "of": [{MAIL: {"b@y.org": "x"}}], "c@z.org": 1}
+    said = "masked: 1 email\nNOT masked, in names of columns and fields, which stay as they are: 3 email"
+    assert said in result.stderr
+    assert "NOT masked" not in mask("rows.jsonl", "--column", "text").stderr, "other columns are not looked at"
+
+
 def test_a_file_is_written_anew_and_line_ends_stay() -> None:
     Path("text.txt").write_bytes(f"mail {MAIL}\r\nend\r\n".encode())
     assert mask("text.txt", "-o", "out.txt").exit_code == 0

@@ -38,6 +38,15 @@ def test_a_key_is_printed_once_listed_and_revoked() -> None:
     assert KeyFile("serve-keys.json").find(secret) is None
 
 
+def test_a_key_that_is_out_of_date_is_shown_so_and_opens_no_server() -> None:
+    KeyFile("serve-keys.json").add("ann", days=1e-9)
+    state = rlhf("serve", "keys", "list").stdout
+    assert "expired 20" in state and "until" not in state
+    assert "no key in serve-keys.json works any more: make one" in rlhf("serve", "tiny").stderr
+    KeyFile("serve-keys.json").add("bob", days=1)
+    assert "works until 20" in rlhf("serve", "keys", "list").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

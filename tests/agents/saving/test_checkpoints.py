@@ -234,6 +234,13 @@ def test_weights_that_moved_without_the_optimizer_are_no_boundary(tmp_path: Path
     assert not loaded.policy.value_net.weight.equal(before["value_net.weight"])
 
 
+def test_training_that_fails_before_it_begins_has_nothing_to_rescue(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert CheckpointCallback(Checkpoints(tmp_path / "run")).rescue() is None
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_in_an_update_ends_it_if_there_is_a_checkpoint(

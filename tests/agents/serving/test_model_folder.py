@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,23 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
     (empty / "model.gguf").touch()
     with pytest.raises(ValueError, match=r"model.gguf is for other engines: .* give --upstream"):
         prepare(str(empty), tmp_path / "d")
-    with pytest.raises(ValueError, match="name 'a b'"):
+    with pytest.raises(ValueError, match=r"name 'a b': expected letters, .* --name NAME"):
         prepare("tiny", tmp_path / "c", "a b")
+
+
+def test_a_prompt_that_is_too_long_is_refused_and_nothing_else_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = completion(prompt="film " * 300)
+    fresh = TransformersDialect(prepare("tiny", tmp_path).folder)  # a tokenizer warns once
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        with pytest.raises(Refusal, match="the model takes 256 tokens"):
+            fresh.translate(long)
+        assert fresh.usage(long, ["film " * 300])["completion_tokens"] > 0
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert not caplog.messages
 
 
 @pytest.fixture(scope="module")

@@ -252,14 +252,14 @@ def test_a_reward_that_fails_stops_the_run_where_it_goes_on_from(
     monkeypatch.setattr(Background, "wait", wait_for_what_happens)
     settings = dict(timeout=1.0, retries=0) if how == "hangs" else dict(retries=0)
     given = [f for name, value in settings.items() for f in ("--env-kwargs", f"reward_{name}:{value}")]
-    result = rlhf("train", *FLAGS, *given, "--kl-target", "0.3", "-f", str(tmp_path), "--run-name", "run")
+    result = rlhf("train", *FLAGS, *given, "--kl-target", "0.3", "-f", str(tmp_path), "--run-name", "a run")
     woken.set()
     assert result.exit_code == 1, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("rlhf:")]
     assert "the server is gone" in line if how == "raises" else "no answer in 1 s" in line
-    folder = tmp_path / "ppo" / "run"
+    folder = tmp_path / "ppo" / "a run"
     (checkpoint,) = (folder / "checkpoints").iterdir()
-    assert f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {folder}" in line
+    assert f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume '{folder}'" in line
     monkeypatch.undo()
     finish(folder)
     for name in ("policy.safetensors", "optimizer.safetensors"):

@@ -101,7 +101,7 @@ def test_questions_harms_and_kinds_of_a_store_are_aspects(place: Path) -> None:
 @pytest.mark.parametrize(
     ("aspects", "message"),
     [
-        ({"goood": {}}, "aspect 'goood': .* asks no question 'goood'; did you mean 'good'"),
+        ({"goood": {}}, "aspect 'goood': .* asks no question 'goood'; did you mean 'good'\\? \\(an aspect"),
         ({"why": {}}, r"aspect 'why': criterion 'why' \(the type 'text'\) says of no completion"),
         ({"kinder": {"loss": "mse"}}, "aspect 'kinder': criterion 'kinder' rates no completion by itself"),
         ({"x": {"harm": "hat"}}, "aspect 'x': no harm 'hat' in .*; did you mean 'hate'"),

@@ -82,6 +82,7 @@ def test_an_aspect_may_be_called_true(tmp_path: Path) -> None:
         ("a: {weight: .nan}", "a: weight is nan, not a finite number"),
         ("a: {limit: true}", "a: limit is True, not a finite number"),
         ("a: {limit: 1, reward: repetition}", "limits alone give nothing to raise: give one of a a weight"),
+        ("a: {weight: 0, reward: gold}", "all weights are 0, which gives nothing to raise"),
         ("a: {weight: 1, reward: 7}", "a: reward is 7, not the name or folder of a reward"),
         ("a: {weight: 1, reward: 'evil.py:score'}", "'evil.py:score' is not imported just because a file names it"),
         ("a: {weight: 1, reward: 'ai_judge:x.yml'}", "is not imported just because a file names it"),

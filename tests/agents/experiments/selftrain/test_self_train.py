@@ -198,8 +198,11 @@ def test_a_wrong_flag_is_one_line_and_writes_nothing(flags: list[str], said: str
 def test_nothing_to_train_or_to_learn_is_said(tmp_path: Path) -> None:
     missing = rlhf("-f", str(tmp_path))
     assert missing.exit_code == 2 and "name a run or a model" in missing.output
-    with pytest.raises(RunStopped, match=r"nothing to learn of 8 answers, the scores are too low: min_score=1000000"):
+    said = r"nothing to learn of 8 answers, the scores are too low: min_score=1000000"
+    with pytest.raises(RunStopped, match=said) as stopped:
         self_train(config(tmp_path, prompts=2, test_episodes=2, min_score=1e6), say=lambda _: None)
+    assert "a lower --min-score" in str(stopped.value)
+    assert "--resume" not in str(stopped.value), "it would draw the same answers"
 
 
 def test_a_run_brings_its_environment_and_how_it_draws(tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ def test_a_file_of_the_wrong_name_or_format_is_refused(
         export_file(stores[0], tmp_path / "out.jsonl", "argilla")
     with pytest.raises(ValueError, match="unknown format 'parquet'"):
         export_file(stores[0], tmp_path / "out.parquet", "parquet")
-    with pytest.raises(OSError, match=r"cannot write .*gone/out\.jsonl"):
+    with pytest.raises(OSError, match=r"cannot write .*gone/out\.jsonl: there is no folder .*gone: make it first"):
         export_file(stores[0], tmp_path / "gone" / "out.jsonl", "preference")
     assert list(tmp_path.glob("out*")) == []
 

@@ -36,7 +36,7 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(tmp_path: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ValueError, match=rf"port={port} is taken: another program listens there .* 0 takes a free"):
+        with pytest.raises(ValueError, match=rf"port={port} is taken: another program listens .* 0 takes a free"):
             serve(tmp_path / "feedback.db", port=port)
     with FeedbackStore(tmp_path / "feedback.db") as store:
         assert store.served_at is None

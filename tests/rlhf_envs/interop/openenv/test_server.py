@@ -208,7 +208,7 @@ def test_wrong_actions_are_told_and_the_episode_goes_on(words: Served) -> None:
             with pytest.raises(RuntimeError, match="Invalid message"):
                 agent.step(action)
         assert agent.step({"message": ""}).done  # an empty completion, which the Gymnasium environment has too
-        with pytest.raises(RuntimeError, match="there is no episode"):
+        with pytest.raises(RuntimeError, match="the episode has ended: call reset to begin another one"):
             agent.step({"message": ""})
 
 
