@@ -21,7 +21,7 @@ import torch
 from agents.core import ranks
 from agents.scale.group import joined
 
-__all__ = ["free_port", "on_ranks", "run_python"]
+__all__ = ["free_port", "on_ranks", "run_python", "run_rlhf"]
 
 SECONDS = 100
 
@@ -99,6 +99,12 @@ def run_python(code: str, cwd: Path, path: Sequence[Path] = ()) -> subprocess.Co
         process.kill()
         process.join()
         return subprocess.CompletedProcess(code, process.exitcode or 0, *(file.read_text() for file in outputs))
+
+
+def run_rlhf(command: Sequence[str], cwd: Path | None = None, **_: object) -> subprocess.CompletedProcess[str]:
+    """Be `subprocess.run` for commands of `rlhf`, by `run_python`: without the seconds in which Python starts anew."""
+    assert [*command[:3]] == [sys.executable, "-m", "agents.cli"], command
+    return run_python(f"from agents.cli import app\napp({[*map(str, command[3:])]})", cwd or Path.cwd())
 
 
 def _execute(code: str, cwd: str, paths: list[str], environment: dict[str, str], outputs: list[str]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.registration import task_of, text_environments
 from rlhf_envs.rewards.aspects import read_aspects
+from tests.forked import run_python
 from tests.rlhf_envs.chat_families import family_tokenizer
 from tests.rlhf_envs.small_models import save_model
 
@@ -344,7 +345,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_algorithm_passes_the_checks(folder: Path) -> None:
-    assert "12 checks passed: " in bash("python check.py", folder)
+    done = run_python("import runpy; runpy.run_path('check.py', run_name='__main__')", folder)
+    assert "12 checks passed: " in done.stdout, done.stderr
 
 
 @pytest.mark.slow

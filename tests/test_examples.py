@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.models import load_causal_lm
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+MOST = 16  # environments: a rollout of more takes most of the time
 NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
 ESTIMATE = rf"({NUMBER}) ± {NUMBER}"
 
@@ -37,7 +38,7 @@ def number(text: str) -> float:
 
 def check_quickstart(example: dict[str, Any], printed: str, folder: Path) -> None:
     model = example["model"]
-    assert model.num_timesteps == 32 * 32  # one rollout, the least that covers 64 tokens
+    assert model.num_timesteps == MOST * 32  # one rollout, the least that covers 64 tokens
     before, after = load_causal_lm("tiny").state_dict(), model.policy.state_dict()
     name = next(name for name in before if name.endswith("attn.c_attn.weight"))
     learned = next(value for key, value in after.items() if key.endswith(name))
@@ -147,6 +148,16 @@ def _registry_restored() -> Iterator[None]:
         del gym.registry[env_id]
 
 
+def make_few(make: Callable[..., Any], n: int, most: int) -> Callable[..., Any]:
+    """Return `make` with at most so many environments: their number is its argument at place `n`, or `n_envs`."""
+
+    def made(*given: Any, **kwargs: Any) -> Any:
+        kwargs |= {"n_envs": min(kwargs["n_envs"], most)} if "n_envs" in kwargs else {}
+        return make(*given[:n], *(min(count, most) for count in given[n:]), **kwargs)
+
+    return made
+
+
 @pytest.mark.usefixtures("_registry_restored")
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
 @pytest.mark.parametrize("name", sorted(CHECKS))
@@ -157,12 +168,13 @@ def test_example(
     small = {"hacking_without_kl_penalty": ["64", "0", "8"], "people_in_the_loop": ["64", "8"]}
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *small.get(name, ["64"])])
     monkeypatch.setattr("builtins.input", lambda question: "1" if "rating" in question else "why")  # a person
+    most = 32 if name == "dialog_task" else MOST  # for smaller batches its learning rate is too high
+    monkeypatch.setattr(agents, "make", make_few(agents.make, 2, most))
+    monkeypatch.setattr(agents, "make_vec_env", make_few(agents.make_vec_env, 1, most))
     evaluate = agents.evaluate
-    few = {"n_episodes": 16}
-    monkeypatch.setattr(agents, "evaluate", lambda *given, **kwargs: evaluate(*given, **{**kwargs, **few}))
-    monkeypatch.setattr(
-        agents, "TrainConfig", lambda **kwargs: TrainConfig(**{**kwargs, "test_episodes": 16, "n_envs": 16})
-    )
+    monkeypatch.setattr(agents, "evaluate", lambda *given, **kwargs: evaluate(*given, **{**kwargs, "n_episodes": 16}))
+    few = {"test_episodes": 16, "n_envs": MOST}
+    monkeypatch.setattr(agents, "TrainConfig", lambda **kwargs: TrainConfig(**{**kwargs, **few}))
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     CHECKS[name](example, capsys.readouterr().out, tmp_path)
 

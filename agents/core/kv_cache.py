@@ -39,6 +39,7 @@ from .lora_layers import MergedLayers, adapters_in_use
 from .picture_grid import grid_of
 from .precision import computing_type
 from .slot_layer import SlotLayer, causal_mask
+from .trials import try_once
 from .weight_versions import WeightVersions
 
 __all__ = ["SlottedTrunk"]
@@ -314,7 +315,7 @@ class SlottedTrunk:
         window = getattr(config, "sliding_window", None)
         slides = window and window < self.max_length and getattr(config, "use_sliding_window", True)
         too_long = f"its attention slides over {window} tokens and contexts reach {self.max_length}"
-        reason = too_long if slides else self._try_slots()
+        reason = too_long if slides else try_once(self._try_slots, self.trunk, "slots", self.max_length)
         if reason:
             name = type(self.trunk).__name__
             warnings.warn(f"{name} decodes without a KV cache, which is slow: {reason}", stacklevel=3)

@@ -19,6 +19,7 @@ from .observations import gather_hidden, read_contexts, read_pixels
 from .packing import keeps_apart
 from .picture_grid import grid_of
 from .split_trunk import SplitTrunk
+from .trials import try_once
 
 __all__ = ["Trunk"]
 
@@ -99,4 +100,8 @@ class Trunk:
         def run(ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
             return hidden_states(self.module, ids, None, positions)
 
-        return keeps_apart(run, language_model.config, next(self.module.parameters()))
+        def mixed() -> str:
+            apart = keeps_apart(run, language_model.config, next(self.module.parameters()))
+            return "" if apart else "it mixes sequences of one row"
+
+        return not try_once(mixed, self.module, "packing")

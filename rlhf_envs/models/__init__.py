@@ -32,6 +32,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from rlhf_envs.models.adapters import adapter_base, is_adapter_folder, load_adapters, merge_adapters
 from rlhf_envs.models.kinds import check_text_decoder, is_encoder, loaded_config
@@ -87,6 +88,7 @@ NAMES = {
 }
 DATA_FILES = {".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".zip"}  # what verbs take instead of a model
 _THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, tiny-vision, smollm2, minilm; or a local folder or hub id"
+_FINGERPRINTS: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = WeakKeyDictionary()
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -258,8 +260,12 @@ def load_with_adapters(name: str, dtype: torch.dtype | None = None) -> PreTraine
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash of a tokenizer's tokens and their ids. Tokenizers with equal hashes have the same action space."""
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return hashlib.sha1(repr(vocabulary).encode("utf-8")).hexdigest()
+    size, known = _FINGERPRINTS.get(tokenizer, (-1, ""))
+    if size != len(tokenizer):  # tokens may be added to a tokenizer
+        vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        known = hashlib.sha1(repr(vocabulary).encode("utf-8")).hexdigest()
+        _FINGERPRINTS[tokenizer] = len(tokenizer), known
+    return known
 
 
 def not_at_hand(name: str, what: str = "model") -> str | None:

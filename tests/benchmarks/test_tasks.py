@@ -13,6 +13,7 @@ from benchmarks.tasks import __main__ as tasks
 from rlhf_envs.registration import ENVIRONMENTS, task_of
 from rlhf_envs.tasks import results as of_tasks
 from rlhf_envs.tasks.results import describe_result, improved, read_results, results_table
+from tests.forked import run_rlhf
 
 PLANS = tasks.read_plans()
 
@@ -130,6 +131,7 @@ def test_a_task_is_fine_tuned_trained_and_written_down(
         text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
         (tmp_path / page).write_text(text.replace(results_table("en"), results_table("en").rpartition("\n")[0]))
     monkeypatch.setattr(sys, "argv", ["tasks", "rlhf/SpamFilter-v0", "--seeds", "1", "--write"])
+    monkeypatch.setattr(subprocess, "run", run_rlhf)
     tasks.main()
     (result,) = json.loads(results.read_text()).values()
     assert result["model"] == "tiny" and result["start"] == "sft" and result["seeds"] == 1

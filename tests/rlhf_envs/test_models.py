@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import subprocess
@@ -18,7 +19,16 @@ from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
 import rlhf_envs  # noqa: F401 (registers the environments)
-from rlhf_envs.models import EMBEDDED, has_place, load_causal_lm, load_config, load_tokenizer, model_positions, resolve
+from rlhf_envs.models import (
+    EMBEDDED,
+    has_place,
+    load_causal_lm,
+    load_config,
+    load_tokenizer,
+    model_positions,
+    resolve,
+    vocabulary_fingerprint,
+)
 from rlhf_envs.models import minilm as minilm_module
 from rlhf_envs.models import smollm2 as smollm2_module
 from rlhf_envs.models.export import save_float16
@@ -264,6 +274,14 @@ def test_minilm_is_read_without_importing_its_package_and_becomes_a_reward_model
     assert not score_texts(model, tokenizer, ["a good film", "a bad film"]).any()  # the new head starts at 0
     pair = {"chosen": "a good film", "rejected": "a bad film"}
     assert fit_bradley_terry(model, tokenizer, [pair], [pair], train=1, epochs=3).accuracy == 1.0
+
+
+def test_a_fingerprint_follows_the_tokens() -> None:
+    tokenizer, other = (copy.deepcopy(load_tokenizer("tiny")) for _ in range(2))
+    before = vocabulary_fingerprint(tokenizer)
+    assert before == vocabulary_fingerprint(tokenizer) == vocabulary_fingerprint(other)
+    tokenizer.add_tokens(["<new>"])
+    assert vocabulary_fingerprint(tokenizer) != before == vocabulary_fingerprint(other)
 
 
 def test_a_path_is_a_name() -> None:

@@ -37,10 +37,10 @@ def _no_pictures_of_rounds() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+def done(module_path: Path) -> tuple[Any, Path]:
     """A run in the default folder, which is relative."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("here"))
+        patch.chdir(module_path)
         return rlhf(*FLAGS), Path.cwd() / "logs/loop/TokenBandit-v0_1"
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from typing import Any
 
 import pytest
 
-from agents.experiments import processes
+from agents.experiments import pages, processes
 from agents.experiments.processes import Job
 
 
@@ -55,3 +55,17 @@ def jobs_here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         return started
 
     return use
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _pictures_are_coarse(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw reports' PNGs in few dots and no PDF, which took a tenth of these tests' time; test_pages draws them all."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem != "test_pages":
+            save = pages._save
+
+            def save_coarse(figure: Any, kind: str, **options: Any) -> bytes:
+                return b"%PDF" if kind == "pdf" else save(figure, kind, **{**options, "dpi": 40})
+
+            patch.setattr(pages, "_save", save_coarse)
+        yield

@@ -62,5 +62,5 @@ def call_all(served: Served, mode: schemathesis.GenerationMode) -> dict[str, set
             calls()
         except Unsatisfiable:  # nothing about this call can be wrong: it takes no argument
             assert mode is schemathesis.GenerationMode.NEGATIVE
-        gc.collect()  # what the test client left open is warned of here, not in another test
+    gc.collect()  # what the test client left open is warned of here, not in another test
     return called

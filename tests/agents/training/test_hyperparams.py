@@ -38,6 +38,13 @@ def test_defaults_are_what_the_file_says_and_a_copy() -> None:
     assert human == default_hyperparams("rlhf/Sentiment-v0", "ppo") != found
 
 
+def test_the_file_of_the_environment_alone_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    monkeypatch.setattr(hyperparams, "read_settings", lambda file: (parsed.append(file.name), read_settings(file))[1])
+    hyperparams._our_settings.cache_clear()
+    assert default_hyperparams(BANDIT, "ppo")["n_envs"] > 0 and parsed == ["TokenBandit-v0.yml"]
+
+
 def test_a_users_file_replaces_ours_in_whole(tmp_path: Path) -> None:
     file = tmp_path / "my.yml"
     file.write_text("ppo:\n  n_timesteps: 30\n  learning_rate: 1e-4\nany: {n_envs: 3}\n")

@@ -159,7 +159,7 @@ def test_decoding_is_one_where_the_table_has_others(tmp_path: Path, monkeypatch:
     from agents.training import hyperparams
 
     table = {"ppo": dict(temperature=0.7, top_k=9), "a2c": dict(temperature=1.3, top_p=0.5)}
-    monkeypatch.setitem(hyperparams._our_settings(), BANDIT, table)
+    monkeypatch.setattr(hyperparams, "_our_settings", {BANDIT: table}.__getitem__)
     for run in plan(config(tmp_path)):
         found = run.arm.resolved.hyperparams
         assert {name: found.get(name) for name in ("temperature", "top_k", "top_p")} == {

@@ -68,8 +68,8 @@ def aspects(folder: Path, names: str, **kwargs: Any) -> LoopConfig:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> LoopResult:
-    folder = tmp_path_factory.mktemp("aspects")
+def done(module_path: Path) -> LoopResult:
+    folder = module_path
     (folder / "mine.yml").write_text(ASPECTS)
     by = {"longer": "distinct-ngrams", "rude": "token-bandit"}
     said: list[str] = []

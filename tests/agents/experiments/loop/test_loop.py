@@ -44,8 +44,8 @@ def go_on(folder: Path, **flags: Any) -> LoopResult:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> LoopResult:
-    return run(tmp_path_factory.mktemp("unbroken"))
+def unbroken(module_path: Path) -> LoopResult:
+    return run(module_path)
 
 
 def comparable(folder: Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def test_api_keeps_to_its_schema(
         except Unsatisfiable:  # nothing about this call can be wrong: it takes no argument
             assert mode is schemathesis.GenerationMode.NEGATIVE
         called.append(operation.label)
-        gc.collect()  # what the test client left open is warned of here, not in another test
+    gc.collect()  # what the test client left open is warned of here, not in another test
     assert len(called) >= 14
     assert judged[422] >= 5, judged  # answers that are none of their kind
     if mode is schemathesis.GenerationMode.POSITIVE:
