@@ -163,9 +163,7 @@ def test_tensorboard_has_one_set_of_tags_and_samples_at_equal_steps(done: Compar
     for name in RUNS:
         events = EventAccumulator(str(done.folder / name)).Reload()
         tags.append({tag for tag in events.Tags()["scalars"] if tag.startswith("held_out/")})
-        rewards = sorted(
-            events.Scalars("held_out/reward"), key=attrgetter("wall_time")
-        )  # of one second, by files' names
+        rewards = sorted(events.Scalars("held_out/reward"), key=attrgetter("wall_time"))
         assert [event.step for event in rewards] == STEPS
         samples = sorted(events.Tensors("held_out/samples/text_summary"), key=attrgetter("wall_time"))
         assert [event.step for event in samples] == STEPS
