@@ -244,11 +244,15 @@ def _add_special(writer: Any, tokenizer: PreTrainedTokenizerBase, names: list[st
         if (number := getattr(tokenizer, f"{word}_token_id")) is not None:
             getattr(writer, f"add_{word}_token_id")(number)
     probe = tokenizer("a")["input_ids"]
-    writer.add_add_bos_token(bool(probe) and probe[0] == tokenizer.bos_token_id is not None)
+    adds_bos = bool(probe) and probe[0] == tokenizer.bos_token_id is not None
+    writer.add_add_bos_token(adds_bos)
     writer.add_add_eos_token(bool(probe) and probe[-1] == tokenizer.eos_token_id is not None)
+    lost = []
+    if adds_bos and not all(chat.startswith(str(tokenizer.bos_token)) for chat in _chats(tokenizer)):
+        lost.append(f"llama-server begins each chat with {tokenizer.bos_token!r}, and the chat template does not.")
     if is_marked and tokenizer.eos_token_id is None:
-        return [f"The tokenizer has no token that ends a text: llama.cpp takes the third one for it, {names[2]!r}."]
-    return []
+        lost.append(f"The tokenizer has no token that ends a text: llama.cpp takes the third one for it, {names[2]!r}.")
+    return lost
 
 
 def _unsaid(content: dict[str, Any], has_prefix: bool) -> list[str]:

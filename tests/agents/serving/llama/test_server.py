@@ -33,14 +33,16 @@ from rlhf_envs.models import load_causal_lm, load_tokenizer
 from rlhf_envs.rewards import get_reward
 
 from ..running import Served, serve_before, wait_until
-from .files import TEMPLATE, save_small, trained_pieces, trained_tokenizer
+from .files import BYTES, TEMPLATE, save_small, trained_pieces, trained_tokenizer
 
+LEAD = "<0xE4>"  # a part of a character, as a token of SentencePiece's kind
 SCORERS = {"repetition": get_reward("repetition")}
 KINDS = ("llama-cpp-python", "llama-server")
 SERVER = os.environ.get("RLHF_LLAMA_SERVER") or shutil.which("llama-server")
 # Neither the end of the model or of either tokenizer nor the pad, which llama.cpp takes for one by its name.
 ENDLESS = {"0": -100, "2": -100, "3": -100}
-TOKENIZERS = {"bytes": trained_tokenizer, "marks": lambda: trained_pieces("first", TEMPLATE)}
+# The second begins texts with a token, and so do its chats: llama-server puts it there whatever the template says.
+TOKENIZERS = {"bytes": trained_tokenizer, "marks": lambda: trained_pieces("first", "{{ bos_token }}" + TEMPLATE)}
 
 
 class Running(NamedTuple):
@@ -127,12 +129,16 @@ def parts_of_characters(running: Running) -> dict[str, int]:
     if running.kind == "llama-cpp-python":
         return {}
     vocabulary = running.tokenizer.get_vocab()
+    if LEAD in vocabulary:
+        return {str(vocabulary[byte]): -100 for byte in BYTES[128:]}
     return {str(id): -100 for token, id in vocabulary.items() if not (token.isascii() or token[0] == "Ġ")}
 
 
-def written(tokenizer: Any, ids: list[int]) -> str:
-    """The text of tokens as this server gives it out: without parts of characters."""
-    return str(tokenizer.decode(ids, skip_special_tokens=True).replace("\ufffd", ""))
+def written(tokenizer: Any, before: list[int], ids: list[int]) -> str:
+    """The text that tokens add to those before, as these servers give it out: without parts of characters."""
+    text, whole = (tokenizer.decode(kept, skip_special_tokens=True) for kept in (before, before + ids))
+    assert whole.startswith(text)
+    return str(whole.removeprefix(text).replace("\ufffd", ""))
 
 
 def test_completions_are_the_models_with_its_log_probabilities(running: Running) -> None:
@@ -148,10 +154,7 @@ def test_completions_are_the_models_with_its_log_probabilities(running: Running)
     expected = greedy(running, ids, 6, banned)
     counted = {"prompt_tokens": len(ids), "completion_tokens": 6, "total_tokens": len(ids) + 6}
     assert made["usage"] | counted == made["usage"]
-    assert (
-        choice["text"] == tokenizer.decode(expected, skip_special_tokens=True).replace("\ufffd", "")
-        and choice["finish_reason"] == "length"
-    )
+    assert choice["text"] == written(tokenizer, ids, expected) and choice["finish_reason"] == "length"
     logits = running.model(torch.tensor([ids + expected])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
     wanted = logits.gather(1, torch.tensor(expected)[:, None]).squeeze(1).tolist()
     assert choice["logprobs"]["token_logprobs"] == pytest.approx(wanted, abs=0.01)
@@ -169,9 +172,7 @@ def test_chats_follow_the_template_and_have_openais_log_probabilities(running: R
     made = served.chat("is it good?", **fields).json()
     choice = made["choices"][0]
     assert made["usage"]["prompt_tokens"] == len(ids)
-    assert choice["message"]["content"] == tokenizer.decode(
-        greedy(running, ids, 5, banned), skip_special_tokens=True
-    ).replace("\ufffd", "")
+    assert choice["message"]["content"] == written(tokenizer, ids, greedy(running, ids, 5, banned))
     assert len(choice["logprobs"]["content"]) == 5 and all(one["logprob"] <= 0 for one in choice["logprobs"]["content"])
 
 
@@ -279,7 +280,9 @@ def test_llama_servers_log_probabilities_come_in_streams_and_never_of_parts_of_c
     assert "".join(whole["logprobs"]["tokens"]) == whole["text"]
     chat = served.chat("hi", **{**scored, "logprobs": True}).json()["choices"][0]["logprobs"]["content"]
     assert all(one["top_logprobs"] == [] and "id" not in one for one in chat)
-    refused = served.complete("numbers 12", **fields, logprobs=0)  # the model writes parts of characters
+    vocabulary = running.tokenizer.get_vocab()
+    forced = {str(vocabulary[LEAD if LEAD in vocabulary else "ä"]): 100}
+    refused = served.complete("numbers 12", **fields, logprobs=0, logit_bias=forced)  # it writes parts of characters
     assert refused.status_code == 502 and refused.json()["error"]["code"] == "engine_without_logprobs"
 
 

@@ -22,6 +22,7 @@ from agents.serving.export.run import export
 from benchmarks.llama_cpp_check import TEXTS
 from tests.agents.serving.llama.files import (
     PIECES,
+    TEMPLATE,
     save_small,
     small_model,
     trained_pieces,
@@ -133,6 +134,12 @@ def test_the_file_gives_the_tokens_of_the_tokenizer(kind: str, tmp_path: Path) -
             assert file.read(texts(text)) == tokenizer(text)["input_ids"], text
     plain = [text for text in TEXTS if not text.startswith(" ")]
     assert all(texts(text) == text for text in plain), "texts that begin without a space need nothing"
+
+
+def test_the_token_that_llama_server_puts_before_chats_is_told(tmp_path: Path) -> None:
+    plain = written(trained_pieces("never", TEMPLATE), tmp_path)
+    assert plain == ["llama-server begins each chat with '<s>', and the chat template does not."]
+    assert written(trained_pieces("never", "{{ bos_token }}" + TEMPLATE), tmp_path) == []
 
 
 def test_scores_decide_which_letters_are_joined(tmp_path: Path) -> None:
