@@ -20,7 +20,7 @@ from ..training.config import TrainConfig
 from ..training.constraint import find_multipliers
 from ..training.errors import RunInterrupted, RunStopped
 from ..training.rank_states import RankStates
-from ..training.run import check_budget, resolve_config
+from ..training.run import check_start, resolve_config
 
 __all__ = ["follow"]
 
@@ -52,7 +52,7 @@ def follow(config: TrainConfig, resumed: bool) -> None:
     else:
         config, bundle = resolve_config(config), None
     agent = build_agent(config) if bundle is None else load_agent(config, bundle)
-    check_budget(config, agent)
+    check_start(config, agent)
     assert config.n_timesteps is not None
     agent.set_logger(Logger(None, []))
     with tempfile.TemporaryDirectory() as folder:

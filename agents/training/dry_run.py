@@ -25,7 +25,7 @@ from .config import AGENT_FIELDS, TrainConfig
 from .human_feedback import human_rewards
 from .memory import estimate_memory, show_bytes
 from .progress import format_duration, planned_tokens
-from .run import check_budget, check_lag, resolve_config
+from .run import check_lag, check_start, resolve_config
 from .trackers import check_trackers
 
 __all__ = ["describe_run"]
@@ -44,7 +44,7 @@ def describe_run(config: TrainConfig) -> list[tuple[str, str]]:
     config = resolve_config(config)
     folder = config.folder()
     agent = build_agent(config)
-    check_budget(config, agent)
+    check_start(config, agent)
     build_callbacks(config, agent, folder)  # these have mistakes of their own
     assert config.n_timesteps is not None
     tokens, rollout = planned_tokens(agent, config.n_timesteps)

@@ -150,7 +150,7 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock, collector:
     try:
         with show_phase("loading", config.progress, line=False):
             agent = build_agent(config)
-            check_budget(config, agent)
+            check_start(config, agent)
             callbacks = build_callbacks(config, agent, folder)
             if collector is not None:
                 collector.attach(config, agent, callbacks)
@@ -162,10 +162,15 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock, collector:
         raise
 
 
-def check_budget(config: TrainConfig, agent: Any) -> None:
-    """Raise ValueError if a run has no rows, is shorter than one episode, or its only update has a rate of 0."""
+def check_start(config: TrainConfig, agent: Any) -> None:
+    """Raise ValueError if a run has no rows to learn from, or as `check_budget`."""
     if isinstance(agent, OfflinePreferences):
         agent.check_rows()
+    check_budget(config, agent)
+
+
+def check_budget(config: TrainConfig, agent: Any) -> None:
+    """Raise ValueError if a run is shorter than one episode, or its only update would have a learning rate of 0."""
     env = agent.get_env()
     horizon = int(env.get_attr("max_new_tokens", 0)[0]) if env.has_attr("max_new_tokens") else 0  # 0: it is not ours
     assert config.n_timesteps is not None

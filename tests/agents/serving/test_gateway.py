@@ -469,7 +469,8 @@ def test_a_drained_gateway_ends_what_runs_and_takes_nothing_new(tmp_path: Path) 
         assert served.client.get("/healthz").status_code == 200
         response = served.complete("b")
         assert response.status_code == 503 and response.headers["retry-after"]
-        assert served.metric("rlhf_refusals_total") == 1, "the probe is no client who was refused"
+        wait_until(lambda: served.metric("rlhf_refusals_total") >= 1)  # it is counted once it is sent
         served.fake.go_on.set()
         thread.join()
+        assert served.metric("rlhf_refusals_total") == 1, "the probe is no client who was refused"
         assert events(results[0].text)[-1] == "[DONE]"
