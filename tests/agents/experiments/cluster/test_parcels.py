@@ -139,8 +139,10 @@ def test_a_checkpoint_that_goes_while_files_are_listed_is_left_out(
             Path(path).rename(tmp_path.with_suffix(".gone"))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", remove_first)
-    assert list(parcels.scan(tmp_path)) == ["checkpoints/768/agent.json", "a.txt"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", remove_first)
+        found = list(parcels.scan(tmp_path))
+    assert found == ["checkpoints/768/agent.json", "a.txt"]
 
 
 def test_a_file_that_goes_while_it_is_packed_is_told(tmp_path: Path) -> None:

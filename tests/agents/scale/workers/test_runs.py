@@ -69,11 +69,11 @@ def cluster() -> Iterator[Any]:
     # What does not fit into the object store goes nowhere: the disk counts as full.
     settings = {"local_fs_capacity_threshold": 0.001, "local_fs_monitor_interval_ms": 100}
     settings |= {"automatic_object_spilling_enabled": False}
+    handler = signal.getsignal(signal.SIGTERM)  # the head puts its own there
     made = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 2, "object_store_memory": STORE, "_system_config": settings},
     )
-    handler = signal.getsignal(signal.SIGTERM)
     ray.init(address=made.address, logging_level=logging.ERROR, log_to_driver=False)
     yield made
     ray.shutdown()
