@@ -15,6 +15,7 @@ import typer
 
 from rlhf_envs import privacy
 from rlhf_envs.files import replacing
+from rlhf_envs.names import did_you_mean
 
 from ..training.fields import option
 from .options import Flags, argument, fail
@@ -88,7 +89,9 @@ def _rows(
         if not isinstance(row, dict):
             fail(f"{config.source}:{number}: a row must be an object, got {line[:60]!r}")
         if missing := [name for name in config.column if name not in row]:
-            fail(f"{config.source}:{number}: there is no column {missing[0]!r} (there are: {', '.join(row)})")
+            hint = did_you_mean(missing[0], row)
+            there = f"(there are: {', '.join(row)})" + (f"; {hint}" if hint else "")
+            fail(f"{config.source}:{number}: there is no column {missing[0]!r} {there}")
         chosen = {name: row[name] for name in config.column or row}
         masked = _field(masker, chosen, counts)
         names.update(found.kind for name in _names(chosen) for found in masker.find(name))

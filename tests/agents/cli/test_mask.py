@@ -118,6 +118,7 @@ def test_the_columns_of_rows_are_masked() -> None:
     [
         (("no.txt",), "no.txt"),
         (("rows.jsonl", "--column", "text"), "rows.jsonl:1: there is no column 'text' (there are: prompt)"),
+        (("rows.jsonl", "--column", "promt"), "(there are: prompt); did you mean 'prompt'?"),
         (("bad.jsonl",), "bad.jsonl:1: no JSON"),
         (("rows.jsonl", "-o", "rows.jsonl"), "it is the file that is read"),
         (("-", "--column", "a"), "has no columns"),
