@@ -54,7 +54,7 @@ def serve(
     with ExitStack() as stack:
         stack.enter_context(ending_by_exit())
         masker = Masker() if config.mask_private else None  # first: it says what is missing
-        listen(config.host, config.port).close()  # a port that is taken is told before a store is made, and a model read
+        listen(config.host, config.port).close()  # one that is taken is told before a store is made
         telemetry = Telemetry()
         watch = make_watch(config, telemetry, webhook_secret)
         if watch is not None:
