@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "replace_file",
     "replace_folder",
     "replace_json",
+    "replacing",
     "sync",
     "to_json",
     "verify",
@@ -200,16 +202,31 @@ def replace_file(path: Path, data: bytes) -> None:
     """
     if path.name.endswith(".gz"):
         data = gzip.compress(data, mtime=0)
+    with replacing(path) as file:
+        file.buffer.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIOWrapper]:
+    """Yield a file for text in UTF-8, whose line ends stay, and put it in the place of `path` after the `with` block.
+
+    The file is hidden beside `path`. After a failure it is gone, and an older file is as it was.
+
+    Raises:
+        OSError: the file cannot be written. The message names it and says what to do.
+    """
     partial = path.with_name(f".{path.name}.tmp")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        raise _explained(error, path) from error
+        if isinstance(error, OSError):
+            raise _explained(error, path) from error
+        raise
 
 
 def replace_json(path: Path, content: Any, indent: int = 1, exact: bool = False) -> None:

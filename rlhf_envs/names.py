@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 __all__ = [
     "check_arguments",
@@ -24,6 +24,8 @@ __all__ = [
     "is_imported",
     "list_environments",
     "nearest",
+    "nearest_field",
+    "unknown_first",
 ]
 
 MAX_NAMED = 8  # environments that an error lists one by one
@@ -53,6 +55,32 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
         folded |= {other.lower().rpartition("/")[2]: other, other.lower(): other}
     alike = difflib.get_close_matches(name.lower(), folded, n=1)
     return f"did you mean {folded[alike[0]]!r}?" if alike else ""
+
+
+def unknown_first(problems: Sequence[Any]) -> Any:
+    """Return the first of pydantic's problems; one of an unknown field before all others, which may be due to it."""
+    return next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+
+
+def nearest_field(model: Any, place: Sequence[str | int]) -> str:
+    """Return a hint, as `nearest` does, for a field that a pydantic model does not have.
+
+    Args:
+        model: the outermost model.
+        place: where the field is, pydantic's `loc`: fields' names and positions in lists, the unknown one last.
+    """
+    *outer, name = place
+    for part in outer:
+        if part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation)
+    return nearest(str(name)[:100], model.model_fields)
+
+
+def _model_in(annotation: Any) -> Any:
+    """Return the first pydantic model in a type; None if it has none."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
 
 
 def check_arguments(given: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 import typer
 
 from rlhf_envs import privacy
+from rlhf_envs.files import replacing
+from rlhf_envs.names import did_you_mean
 
 from ..training.fields import option
 from .options import Flags, argument, fail
@@ -51,7 +54,7 @@ def mask(config: MaskConfig) -> None:
         fail(f"--output {config.output}: it is the file that is read: give another one")
     counts: Counter[str] = Counter()
     names: Counter[str] = Counter()
-    with _opened(config.source, "r") as read, _opened(config.output, "w") as write:
+    with _opened(config.source) as read, _written(config.output) as write:
         try:
             for part in _rows(masker, read, config, counts, names) if is_rows else _text(masker, read, counts):
                 write.write(part)
@@ -86,7 +89,9 @@ def _rows(
         if not isinstance(row, dict):
             fail(f"{config.source}:{number}: a row must be an object, got {line[:60]!r}")
         if missing := [name for name in config.column if name not in row]:
-            fail(f"{config.source}:{number}: there is no column {missing[0]!r} (there are: {', '.join(row)})")
+            hint = did_you_mean(missing[0], row)
+            there = f"(there are: {', '.join(row)})" + (f"; {hint}" if hint else "")
+            fail(f"{config.source}:{number}: there is no column {missing[0]!r} {there}")
         chosen = {name: row[name] for name in config.column or row}
         masked = _field(masker, chosen, counts)
         names.update(found.kind for name in _names(chosen) for found in masker.find(name))
@@ -109,7 +114,25 @@ def _names(value: Any) -> Iterator[str]:
         yield from _names(inner)
 
 
-def _opened(path: str, mode: str) -> contextlib.AbstractContextManager[IO[str]]:
+def _opened(path: str) -> contextlib.AbstractContextManager[IO[str]]:
+    return contextlib.nullcontext(sys.stdin) if path == "-" else _open(path, "r")
+
+
+@contextlib.contextmanager
+def _written(path: str) -> Iterator[IO[str]]:
+    """Yield what takes the text: standard output, or a file that takes its place once all has been masked."""
+    place = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     if path == "-":
-        return contextlib.nullcontext(sys.stdin if mode == "r" else sys.stdout)
+        yield sys.stdout
+    elif place.exists() and not place.is_file():  # such as /dev/stderr or a named pipe: nothing can take their places
+        with _open(path, "w") as to:
+            yield to
+    else:
+        with replacing(place) as to:
+            if place.exists():
+                shutil.copymode(place, to.name)
+            yield to
+
+
+def _open(path: str, mode: str) -> IO[str]:
     return open(path, mode, encoding="utf-8", newline="")  # line ends stay as they are

@@ -30,6 +30,7 @@ from rlhf_envs.rewards import RewardError, list_rewards
 
 from ..registry import available
 from ..saving.untrusted import describe_problem
+from ..scale.launch import leave_to_launcher
 from ..training.config_file import read_config_file
 from ..training.data_flags import ChatFlags, DataFlags
 from ..training.errors import RunInterrupted, RunStopped
@@ -42,6 +43,7 @@ __all__ = [
     "fail",
     "from_file",
     "read_standard_input",
+    "say_error",
     "user_errors",
 ]
 
@@ -194,10 +196,17 @@ def _each_once() -> Iterator[None]:
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
-    """Print one line to stderr and exit: 2 is for wrong usage. The line is red unless NO_COLOR is set."""
-    color = None if os.environ.get("NO_COLOR") else "red"  # https://no-color.org
-    typer.secho(f"rlhf: {' '.join(message.split())}", fg=color, err=True)
+    """Print one line to stderr and exit: 2 is for wrong usage. A rank leaves the line to its launcher."""
+    line = " ".join(message.split())
+    if not leave_to_launcher(line, code):
+        say_error(line)
     raise typer.Exit(code)
+
+
+def say_error(line: str) -> None:
+    """Print one line to stderr. It is red unless NO_COLOR is set."""
+    color = None if os.environ.get("NO_COLOR") else "red"  # https://no-color.org
+    typer.secho(f"rlhf: {line}", fg=color, err=True)
 
 
 def _complete(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

@@ -40,7 +40,7 @@ class FitConfig(Flags):
     output: str = argument("Folder to write.")
     model: str = option("tiny", "Backbone: tiny, minilm, tiny-reward, smollm2, a folder or a hub id.")
     loss: Literal["bt", "mse", "ordinal"] = option("bt", "bt for pairs, mse or ordinal for ratings.")
-    cost: bool = option(False, "Fit a cost to flags of harm: the probability that a text is flagged, for --constraint.")
+    cost: bool = option(False, "Fit a cost to flags: the chance that a text is flagged, for rlhf train --constraint.")
     harm: str | None = option(None, "With --cost: the harm whose flags count, of the column harms. Any by default.")
     members: int = option(1, "Members of an ensemble; 1 is a single model.", ge=1)
     independent: bool = option(False, "Members are models of their own, not heads of one model.")
@@ -84,13 +84,13 @@ class FitConfig(Flags):
 
 @add_command(reward_app, FitConfig, "fit")
 def fit(config: FitConfig) -> None:
-    """Fit a reward model, or an ensemble of them, into a folder that --env-kwargs reward:FOLDER takes.
+    """Fit a reward model, or an ensemble of them, into a folder that rlhf train --env-kwargs reward:FOLDER takes.
 
     Rows are pairs (prompt, chosen, rejected; optionally margin, probability, weight), with --loss mse or ordinal
     ratings (prompt, completion, label), or with --cost people's flags of harm (prompt, completion, flag: true or
-    false). A cost is a calibrated probability, which --constraint FOLDER --limit 0.1 takes. The folder is a plain
-    Hugging Face sequence classifier with one label. The metrics and the calibration come from rows that are held out;
-    they are in its held_out.jsonl.
+    false). A cost is a calibrated probability, which rlhf train --constraint FOLDER --limit 0.1 takes. The folder is a
+    plain Hugging Face sequence classifier with one label. The metrics and the calibration come from rows that are held
+    out; they are in its held_out.jsonl.
 
     With --aspects the folder has one such folder per aspect, and aspects.yml with a weight or a limit each, which rlhf
     train --aspects takes.

@@ -200,7 +200,8 @@ def list_keys(config: ListKeysConfig) -> None:
         ]
         for key in KeyFile(config.keys).list()
     ]
-    Console().print(make_table(["id", "name", "scopes", "made", "state"], rows, left=5))
+    table = make_table(["id", "name", "scopes", "made", "state"], rows, left=5, no_wrap=("id",), typed="name")
+    Console().print(table, crop=False)
 
 
 def _state(key: ApiKey) -> str:

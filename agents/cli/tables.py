@@ -53,6 +53,7 @@ class _WholeWords(Table):
     """Lay out a table that is too wide so that headings break between words alone, where there is room for that."""
 
     texts: Sequence[Sequence[Text]] = ()  # of each column, the heading first
+    instead: Sequence[RenderableType] = ()  # what is shown where there is no room for whole words
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Give the columns of a table that is too wide the width of their headings' words, and then share the rest."""
@@ -71,6 +72,9 @@ class _WholeWords(Table):
         else:
             for column in self.columns:
                 column.width = None
+        if self.instead and sum(least) > room:
+            yield from self.instead
+            return
         yield from super().__rich_console__(console, options)
 
 
@@ -83,6 +87,7 @@ def make_table(
     left: int = 1,
     lines: bool = False,
     no_wrap: Sequence[str] = (),
+    typed: str | None = None,
 ) -> Table:
     """Return a table for the terminal. No text in it is taken for markup.
 
@@ -90,7 +95,10 @@ def make_table(
         left: the number of columns that are flush left; the others are flush right.
         lines: draw a line between rows.
         no_wrap: headings of columns that are never wrapped.
+        typed: the heading of a column whose texts are typed elsewhere. They stand whole: where there is no room for
+            that, the rows are numbered, and the texts are below the table. Print it with `crop=False`.
     """
+    rows, no_wrap = [*rows], [*no_wrap, *([] if typed is None else [typed])]
     title_text, caption_text = (None if text is None else Text(text) for text in (title, caption))
     table = _WholeWords(title=title_text, caption=caption_text, box=box.SIMPLE, pad_edge=False, show_lines=lines)
     columns: list[list[Text]] = [[Text(heading)] for heading in headings]
@@ -104,6 +112,14 @@ def make_table(
         for column, cell in zip(columns, cells, strict=False):
             column.append(cell)
     table.texts = columns
+    if typed is not None:
+        at = headings.index(typed)
+        numbered = [[*row[:at], str(i), *row[at + 1 :]] for i, row in enumerate(rows, start=1)]
+        shorter = make_table(headings, numbered, title=title, caption=caption, left=left, lines=lines)
+        names = [
+            Text(f"{typed} {i}: {row[at]}", no_wrap=True, overflow="ignore") for i, row in enumerate(rows, start=1)
+        ]
+        table.instead = [shorter, *names]
     return table
 
 
@@ -122,7 +138,7 @@ def status_parts(summary: Summary) -> list[RenderableType]:
     parts: list[RenderableType] = [Text(line) for line in lines]
     if summary.annotators:
         headings = ("annotator", "judged", "skips", "seconds", "agreement", "gold right", "at random", "first shown")
-        parts.append(make_table(headings, map(_annotator_row, summary.annotators)))
+        parts.append(make_table(headings, map(_annotator_row, summary.annotators), typed="annotator"))
     return [
         *parts,
         *(Text(line) for line in [*summary.suspicions, *_suggestion_lines(summary), *_explanation_lines(summary)]),

@@ -22,7 +22,7 @@ from ..training.data_flags import DataFlags
 from ..training.fields import option
 from ..training.phases import show_phase, without_collection
 from . import tables
-from .options import fail, from_file
+from .options import fail, from_file, say_error
 
 if TYPE_CHECKING:
     from ..training.report import TrainResult
@@ -69,7 +69,7 @@ def train(flags: TrainFlags) -> None:
         )
         fail(f"--shard: the ranks of a run share its weights: {instead}")
     if (flags.nproc or 1) > 1 and not (is_rank() or flags.dry_run):
-        launch(flags.nproc or 1, sys.argv[1:])
+        launch(flags.nproc or 1, sys.argv[1:], say_error)
         return
     with show_phase("loading", config.progress and not is_rank(), line=False), without_collection():
         from ..scale import follower, group, learner

@@ -26,7 +26,16 @@ from ..core.checks import check_decoding
 from ..core.episodes import open_batch
 from ..core.policy import TokenPolicy
 from ..registry import available, describe, get_algorithm
-from ..saving.folders import CONFIG, DESCRIPTION, MODEL, START, find_bundle, is_bundle, read_config
+from ..saving.folders import (
+    CONFIG,
+    DESCRIPTION,
+    MODEL,
+    START,
+    check_no_folder_of_runs,
+    find_bundle,
+    is_bundle,
+    read_config,
+)
 from ..saving.loading import load, load_policy, run_algorithm
 from ..saving.run_paths import from_here
 from ..saving.untrusted import read_env_id, read_env_kwargs
@@ -117,8 +126,7 @@ class Source:
             return cls(
                 str(bundle), policy=policy, env_id=env.get("id"), env_kwargs=kwargs, best_of=best_of, is_bundle=True
             )
-        if not (path / CONFIG).is_file() and (runs := _runs_in(path)):
-            raise ValueError(f"{source} is a folder of runs: give one of them, {', '.join(map(str, runs[:8]))}")
+        check_no_folder_of_runs(path)
         return cls(str(source), model=resolve(str(source)))
 
     @classmethod
@@ -245,12 +253,6 @@ class Source:
                 "evaluate it in an environment with its own tokenizer"
             )
         return self.policy
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    """Return the folders of runs in a folder, or in its folders."""
-    found = sorted(file.parent for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/{CONFIG}"))
-    return [run for run in found if (run / MODEL).is_dir() or find_bundle(run) is not None]
 
 
 def _reference_of(trained: Path, start: str | None) -> str | None:

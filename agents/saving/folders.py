@@ -25,6 +25,7 @@ __all__ = [
     "MODEL",
     "REWARD_MODELS",
     "START",
+    "check_no_folder_of_runs",
     "clear",
     "find_bundle",
     "is_bundle",
@@ -106,6 +107,19 @@ def find_bundle(path: Path) -> Path | None:
             return folder
     checkpoints = [p for p in (path / CHECKPOINTS).glob("*") if p.name.isdecimal() and is_bundle(p)]
     return max(checkpoints, key=lambda p: int(p.name), default=None)
+
+
+def check_no_folder_of_runs(path: Path) -> None:
+    """Raise a ValueError if a folder is none of a run or a model and has runs in it, or in its folders.
+
+    The message names up to 8 of them.
+    """
+    if (path / CONFIG).is_file():
+        return
+    found = sorted(file.parent for pattern in ("*", "*/*") for file in path.glob(f"{pattern}/{CONFIG}"))
+    if runs := [str(run) for run in found if (run / MODEL).is_dir() or find_bundle(run) is not None]:
+        more = f" or one of {len(runs) - 8} more" if len(runs) > 8 else ""
+        raise ValueError(f"{path} is a folder of runs: give one of them, {', '.join(runs[:8])}{more}")
 
 
 def read_config(path: Path) -> dict[str, Any]:

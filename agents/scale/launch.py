@@ -6,14 +6,18 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..training.errors import RunInterrupted, RunStopped
 from ..training.threads import NUMBER, POLICY
 
-__all__ = ["is_rank", "launch"]
+__all__ = ["is_rank", "launch", "leave_to_launcher"]
+
+LAUNCHER = "RLHF_LAUNCHER"  # its process id, and the folder of what its ranks ended with
 
 
 def is_rank() -> bool:
@@ -21,13 +25,24 @@ def is_rank() -> bool:
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def launch(n: int, arguments: Sequence[str]) -> None:
+def leave_to_launcher(message: str, code: int) -> bool:
+    """Return whether the launcher of this rank says why the rank ends with a code, so that ranks do not repeat it."""
+    launcher, _, folder = os.environ.get(LAUNCHER, "").partition(" ")
+    if code not in (1, 2) or launcher != str(os.getppid()):  # not its rank, or it was killed
+        return False
+    (Path(folder) / f"{code}-{os.environ['RANK']}").write_text(message, encoding="utf-8")
+    return True
+
+
+def launch(n: int, arguments: Sequence[str], say: Callable[[str], None]) -> None:
     """Run `python -m agents.cli` with these arguments in n processes of this machine, and wait until all have ended.
 
     It is `torchrun --standalone --nproc-per-node n -m agents.cli ...`. When a rank fails, the others are ended. Each
-    gets an equal part of the cores, unless OMP_NUM_THREADS says otherwise.
+    gets an equal part of the cores, unless OMP_NUM_THREADS says otherwise. `say` gets what ranks failed by, each text
+    once.
 
     Raises:
+        ValueError: the ranks found a mistake, and the message is theirs.
         RunStopped: a rank failed or was killed, and the message names it; or a rank got a signal.
         RunInterrupted: a signal ended this process; the ranks have saved the run and said where.
     """
@@ -49,13 +64,27 @@ def launch(n: int, arguments: Sequence[str]) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    try:
-        elastic_launch(config, sys.executable)("-m", "agents.cli", *arguments)
-    except ChildFailedError as error:
-        raise RunStopped(_explain(error.failures, n)) from error
-    except SignalException as error:
-        name = signal.Signals(error.sigval).name
-        raise RunInterrupted(f"{name}: the {n} ranks were ended", error.sigval) from error
+    with tempfile.TemporaryDirectory(prefix="rlhf-ranks-") as folder:
+        os.environ[LAUNCHER] = f"{os.getpid()} {folder}"
+        try:
+            elastic_launch(config, sys.executable)("-m", "agents.cli", *arguments)
+        except ChildFailedError as error:
+            mistakes, failures = (_read(Path(folder), code) for code in (2, 1))
+            if mistakes and all(any(text in failure for text in mistakes) for failure in failures):
+                raise ValueError("; ".join(mistakes)) from error
+            for text in mistakes + failures:
+                say(text)
+            raise RunStopped(_explain(error.failures, n)) from error
+        except SignalException as error:
+            name = signal.Signals(error.sigval).name
+            raise RunInterrupted(f"{name}: the {n} ranks were ended", error.sigval) from error
+        finally:
+            del os.environ[LAUNCHER]
+
+
+def _read(folder: Path, code: int) -> list[str]:
+    """Return what ranks ended with that have an exit code, each text once."""
+    return [*dict.fromkeys(file.read_text(encoding="utf-8") for file in sorted(folder.glob(f"{code}-*")))]
 
 
 def _explain(failures: dict[int, Any], n: int) -> str:

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
+from rlhf_envs.names import nearest_field, unknown_first
 from rlhf_envs.privacy import Masker
 
 from .admin import ADMIN_HEADERS, admin_page
@@ -28,6 +29,10 @@ from .telemetry import Telemetry
 from .watch import Watch
 
 __all__ = ["create_gateway"]
+
+
+# The bodies of requests, which errors in them are explained by.
+_BODIES = {"/v1/chat/completions": ChatRequest, "/v1/completions": CompletionRequest, "/v1/feedback": Feedback}
 
 
 def _gateway(request: Request) -> Gateway:
@@ -164,12 +169,14 @@ async def _refuse(request: Request, refusal: Refusal) -> Response:
 
 
 async def _bad_request(request: Request, error: RequestValidationError) -> Response:
-    first = error.errors()[0]
+    first = unknown_first(error.errors())
     is_json = first["type"] != "json_invalid"
     place = [str(part) for part in first["loc"] if part != "body"] if is_json else []
     param = ".".join(place) or None  # never the input, which may be long or private
     name = place[0] if place else "the body"
     reason = first["msg"].removeprefix("Value error, ") if is_json else "is no JSON"
+    if first["type"] == "extra_forbidden":
+        name, reason = place[-1], f"unknown field; {nearest_field(_BODIES[request.url.path], place)}"
     message = f"{name[:100]}: {reason}".encode("ascii", "backslashreplace").decode()
     if param is not None:
         param = param[:100].encode("ascii", "backslashreplace").decode()

@@ -13,7 +13,7 @@ from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_causal_lm, load_config, load_tokenizer, local_folder, model_ends, no_progress_bars
 from rlhf_envs.models.adapters import is_adapter_folder
 
-from ..saving.folders import CONFIG, MODEL, find_bundle, is_bundle
+from ..saving.folders import CONFIG, MODEL, check_no_folder_of_runs, find_bundle, is_bundle
 from ..saving.loading import load_policy
 from .export.packed import check_packed
 
@@ -53,16 +53,19 @@ def prepare(source: str, into: Path, name: str | None = None, allow_gguf: bool =
         ValueError: there is no such model, it is no language model, or its weights are in no file that is read here.
         ModuleNotFoundError: its weights have 8 or 4 bits, and what reads them is missing.
     """
-    chosen = name or Path(source).resolve().name if Path(source).exists() else name or source.rpartition("/")[2]
+    path = Path(source)
+    bundle = find_bundle(path)
+    if bundle is None and not is_adapter_folder(path / MODEL):
+        check_no_folder_of_runs(path)
+    chosen = name or path.resolve().name if path.exists() else name or source.rpartition("/")[2]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}", chosen):
         raise ValueError(f"name {chosen!r}: expected letters, digits and ._/-; give another, --name NAME")
     folder = into / re.sub(r"[^A-Za-z0-9._-]", "_", chosen)
     folder.mkdir(parents=True)
-    path = Path(source)
     written = path / MODEL
     if not is_bundle(path) and ((written / CONFIG).is_file() or is_adapter_folder(written)):
         _copy(str(written), folder, allow_gguf)
-    elif bundle := find_bundle(path):
+    elif bundle is not None:
         _write_policy(bundle, folder)
     else:
         _copy(local_folder(source), folder, allow_gguf)

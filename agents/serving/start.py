@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_envs.feedback import FeedbackStore
-from rlhf_envs.feedback.web.listening import keep_loaded
+from rlhf_envs.feedback.web.listening import keep_loaded, listen
 from rlhf_envs.privacy import Masker
 from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.base import evaluate_reward
@@ -54,6 +54,7 @@ def serve(
     with ExitStack() as stack:
         stack.enter_context(ending_by_exit())
         masker = Masker() if config.mask_private else None  # first: it says what is missing
+        listen(config.host, config.port).close()  # one that is taken is told before a store is made
         telemetry = Telemetry()
         watch = make_watch(config, telemetry, webhook_secret)
         if watch is not None:

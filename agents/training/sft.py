@@ -22,7 +22,9 @@ import torch
 
 from rlhf_envs.chat_format import ChatFormat, check_system_prompt, choose_template
 from rlhf_envs.datasets import MissingSplitError, load_rows
-from rlhf_envs.datasets.loading import Data
+from rlhf_envs.datasets.loading import Data, check_new_names
+from rlhf_envs.datasets.pictures import COLUMN
+from rlhf_envs.datasets.rows import PROMPTS, SYSTEMS
 from rlhf_envs.datasets.splits import take_split
 from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_tokenizer, model_positions
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fine_tune"]
 
+READ = ("prompt", "completion", "messages", *PROMPTS, *SYSTEMS, COLUMN, "split")
 logger = logging.getLogger(__name__)
 
 
@@ -145,6 +148,7 @@ def fine_tune(
     form = ChatFormat(load_tokenizer(model), system_prompt, chat, chat_template, chat_template_kwargs)
     max_length = _row_length(model, max_length)
     given = data if task is None else demonstrations(task)
+    check_new_names(columns or {}, READ, "fine-tuning")
     rows, places = number_rows(load_rows(given, required=(), columns=columns), source)
     talks = any(isinstance(row.get(name), list | dict) for row in rows for name in ("messages", "prompt", "completion"))
     check_system_prompt(system_prompt, chat or talks, source)

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf_envs.datasets import MissingSplitError, load_rows
 from rlhf_envs.datasets.corpora import CORPORA, load_corpus, split_of
+from rlhf_envs.datasets.loading import check_new_names
 from rlhf_envs.datasets.splits import split_name, take_split
 from rlhf_envs.tokens import encode_texts, keep_start
 from rlhf_envs.words import join_sentences, split_sentences, split_words
@@ -97,6 +98,7 @@ def _read(path: Path) -> str:
 
 def _read_rows(source: str, columns: Mapping[str, str] | None) -> Texts:
     """Read the texts of a file of rows, by its column `split` if it has one."""
+    check_new_names(columns or {}, ("text", "split"), "pre-training")
     rows = load_rows(source, required=("text",), columns=columns)
     for i, row in enumerate(rows):
         if not isinstance(row["text"], str):

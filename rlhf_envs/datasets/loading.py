@@ -12,15 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rlhf_envs.names import did_you_mean
+from rlhf_envs.names import did_you_mean, nearest
 
 from .implicit import repeats
 from .messages import as_messages, check_text
 from .reading import BadRow, Row, read_rows
-from .rows import CONVERSATIONS, PROMPTS, SYSTEMS, read_prompt
+from .rows import CONVERSATIONS, PARTS, PROMPTS, SYSTEMS, WHOLES, read_prompt
 from .splits import log_once, take_split
 
-__all__ = ["BUNDLED", "Data", "load_rows", "without_repeated_prompts"]
+__all__ = ["BUNDLED", "Data", "check_new_names", "load_rows", "without_repeated_prompts"]
 
 _DATA = Path(__file__).parent / "data"
 BUNDLED = {path.name.removesuffix(".jsonl.gz"): path for path in sorted(_DATA.glob("*.jsonl.gz"))}
@@ -194,10 +194,31 @@ def _locate(path_or_name: str | Path) -> Path:
     return path
 
 
+def check_new_names(columns: Mapping[str, str], read: Iterable[str], reader: str) -> None:
+    """Check that every new name of a column is one that is read.
+
+    A name that is not may be given to a column whose own name another one gets, or that seems to hold a part of the
+    prompt.
+
+    Raises:
+        ValueError: nothing reads the new name. The message has it, and the nearest name that is read.
+    """
+    for new, old in columns.items():
+        if new not in (names := {*read}) and old not in (*columns, *PARTS, *WHOLES):
+            raise ValueError(
+                f"columns={{{new!r}: {old!r}}}: {reader} reads no column {new!r}; {nearest(new, names)} (the name that "
+                "is read comes first)"
+            )
+
+
 def _rename(where: str, row: Row, columns: Mapping[str, str]) -> Row:
     """Return the row with its columns renamed."""
     if missing := [old for old in columns.values() if old not in row]:
-        raise ValueError(f"{where}: no column {missing[0]!r} to rename (it has: {', '.join(map(str, row)) or 'none'})")
+        hint = did_you_mean(missing[0], map(str, row))
+        raise ValueError(
+            f"{where}: no column {missing[0]!r} to rename (it has: {', '.join(map(str, row)) or 'none'})"
+            + (f"; {hint}" if hint else "")
+        )
     names = {old: new for new, old in columns.items()}
     renamed = {names.get(name, name): value for name, value in row.items()}
     if len(renamed) < len(row):

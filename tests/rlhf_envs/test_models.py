@@ -21,6 +21,9 @@ from torch.nn.functional import cross_entropy
 import rlhf_envs  # noqa: F401 (registers the environments)
 from rlhf_envs.models import (
     EMBEDDED,
+    ENCODERS,
+    NAMES,
+    WRITERS,
     has_place,
     load_causal_lm,
     load_config,
@@ -119,6 +122,12 @@ def test_folders_and_hub_ids_resolve_to_themselves(tmp_path: Path) -> None:
     assert resolve("openai-community/gpt2") == "openai-community/gpt2"
 
 
+def test_models_are_listed_by_what_they_do() -> None:
+    configs = {name: Path(resolve(name), "config.json") for name in EMBEDDED}
+    writing = {name for name, file in configs.items() if file.is_file() and "LMHeadModel" in file.read_text()}
+    assert writing == {*EMBEDDED} & {*WRITERS} and {*WRITERS, *ENCODERS} < {*NAMES}
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -126,8 +135,8 @@ def test_folders_and_hub_ids_resolve_to_themselves(tmp_path: Path) -> None:
         ("TINYY", "did you mean 'tiny'"),
         (
             "",
-            "unknown model ''; there are chinese-judge, chinese-reward, dialogue-judge, dialogue-reward, gold, "
-            "gold-bow, minilm, smollm2, summary-consistency, summary-reward, tiny, tiny-reward",
+            "unknown model ''; there are tiny, tiny-vision, smollm2, which write; minilm, an encoder; "
+            "tiny-reward, gold, gold-bow, summary-reward, .*, chinese-judge, which score [(]or give a folder",
         ),
         ("/no/such/folder", "the model '/no/such/folder' is no folder, for /no does not exist"),
         ("a/b/c", r"the model 'a/b/c' is no folder, for \S+/a does not exist"),

@@ -57,7 +57,7 @@ def status(config: StatusConfig) -> None:
         Path(config.output).write_text(to_json(metrics, indent=2) + "\n", encoding="utf-8")
     console = Console()
     for part in status_parts(summary):
-        console.print(part)
+        console.print(part, crop=False)
 
 
 class ExportConfig(StoreConfig):

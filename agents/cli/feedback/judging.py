@@ -87,7 +87,8 @@ def _check(store: FeedbackStore, judges: dict[str, AIJudge], limit: int | None) 
     found, answers = [], {}
     for file, one in judges.items():
         checks, answers[one.annotator] = check_judge(one, items, judgements, versions)
-        Console().print(_table(one.annotator, checks))
+        typer.echo(f"{one.annotator}:")
+        Console().print(_table(checks))
         typer.echo(one.usage.text)
         kinds = [check._asdict() for check in checks]
         found.append({"file": file, "annotator": one.annotator, "checks": kinds, "usage": one.usage.to_dict()})
@@ -97,7 +98,7 @@ def _check(store: FeedbackStore, judges: dict[str, AIJudge], limit: int | None) 
     return {"judges": found, "judges_alpha": among}
 
 
-def _table(name: str, checks: list[JudgeCheck]) -> Any:
+def _table(checks: list[JudgeCheck]) -> Any:
     """Return what was found of a judge, with a column per kind."""
     rows = [
         ("items", [str(check.items) for check in checks]),
@@ -108,7 +109,7 @@ def _table(name: str, checks: list[JudgeCheck]) -> Any:
         ("for the text shown first", [_number(check.first) for check in checks]),
         ("without a verdict", [str(check.failed) for check in checks]),
     ]
-    return make_table(("", *(check.kind for check in checks)), [(label, *cells) for label, cells in rows], title=name)
+    return make_table(("", *(check.kind for check in checks)), [(label, *cells) for label, cells in rows])
 
 
 def _with_interval(check: JudgeCheck) -> str:

@@ -92,7 +92,7 @@ def audit(config: AuditConfig) -> None:
 class DropConfig(StoreConfig):
     """Hold the flags of `rlhf feedback drop`."""
 
-    judgement: int = argument("Id of the judgement, from the admin's page or `export --format items`.")
+    judgement: int = argument("Id of the judgement, from the admin's page or `rlhf feedback export --format items`.")
     reason: str = option(..., "Why; required. The audit keeps it.")
     reopen: bool = option(True, "Ask somebody else instead.", "--reopen/--no-reopen")
     restore: bool = option(False, "Let a judgement that was dropped stand again.")

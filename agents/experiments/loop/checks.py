@@ -13,8 +13,10 @@ from rlhf_envs.feedback.settings_file import read_setting, read_settings_file
 
 from ...training.building import build_callbacks
 from ...training.rehearsal import planned, rehearsed
+from .aspects.steps import check_served
 from .aspects.taking import find_aspects
 from .config import LoopConfig
+from .served import check_compared
 from .state import check_asked
 
 __all__ = ["check_new"]
@@ -29,14 +31,19 @@ def check_new(config: LoopConfig) -> str:
         config: the run, with its defaults.
 
     Raises:
-        ValueError, TypeError, OSError: the study cannot be read, its project does not ask what is to be fitted, or a
-            setting of the training is wrong.
+        ValueError, TypeError, OSError: the study cannot be read, its project does not ask what is to be fitted, a
+            setting of the training is wrong, or people said too little of a served model that nobody else is asked
+            about.
         StoreError: the store cannot be opened.
     """
     settings, versions = _project(config)
     check_asked(config, settings, versions)
-    if config.aspects is not None:
-        find_aspects(config, config.aspects, settings, versions)
+    aspects = {} if config.aspects is None else find_aspects(config, config.aspects, settings, versions)
+    if config.from_serving is not None and not config.labels:
+        if aspects:
+            check_served(config.from_serving, aspects.values())
+        else:
+            check_compared(config.from_serving)
     with rehearsed(config, ("train", config.test_split)) as agent:
         build_callbacks(config, agent, config.folder())
         assert config.n_timesteps is not None

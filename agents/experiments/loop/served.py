@@ -13,7 +13,7 @@ from rlhf_envs import feedback
 from rlhf_envs.datasets.messages import kept_prompt
 from rlhf_envs.feedback import Item, Judgement
 
-__all__ = ["check_serving_store", "compared", "read_served", "served_items"]
+__all__ = ["check_compared", "check_serving_store", "compared", "read_served", "served_items"]
 
 FIRST_ID = 10**15  # so that no item of another store has the id of one that is made here
 MOST_BY_THUMBS = 20  # pairs of a prompt: many thumbs of one prompt make many pairs of few texts
@@ -31,6 +31,18 @@ def read_served(url: str) -> tuple[list[Item], list[Judgement]]:
     with feedback.FeedbackStore(url) as store:
         items = served_items(store)
         return compared(items, store.judgements(item_ids=[item.id for item in items]))
+
+
+def check_compared(url: str) -> None:
+    """Raise a ValueError if people compared too little in a store for a reward model."""
+    _, judgements = read_served(url)
+    n = len({judgement.item_id for judgement in judgements})
+    if n < 2:
+        raise ValueError(
+            f"from_serving={url!r}: people compared {n} {'pair' if n == 1 else 'pairs'} in it, a reward model needs 2 "
+            "at least, and with labels=0 nobody else is asked: give --labels, or wait for corrections, comparisons, or "
+            "thumbs up and down to one prompt"
+        )
 
 
 def served_items(store: feedback.FeedbackStore) -> list[Item]:

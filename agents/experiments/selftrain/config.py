@@ -33,6 +33,9 @@ class SelfTrainConfig(TrainConfig):
         json_schema_extra={"argument": True},
     )
     learning_rate: float | None = option(2e-4, "Highest learning rate.", gt=0)
+    judge: list[str] | None = option(
+        None, "Reward that measures each round too, and chooses no answers; repeat. The task's judges by default."
+    )
     rounds: int = option(2, "Rounds of drawing and learning; with --resume more than the run had adds some.", gt=0)
     prompts: int = option(256, "Training prompts per round; others in each round, while there are any.", gt=0)
     n: int = option(8, "Answers drawn to each prompt.", "-n", "--n", ge=2)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...datasets.loading import without_repeated_prompts
 from ...datasets.reading import BadRow, Row, read_rows
 from ...files import replace_file
+from ...names import did_you_mean
 from ..masking import PrivateTexts
 from .detecting import detect_formats
 from .entries import Entry, Reading
@@ -249,8 +250,10 @@ def _renamed(rows: Sequence[tuple[str, Row]], columns: Mapping[str, str]) -> lis
     for ours, theirs in columns.items():
         if rows and not any(theirs in row for _, row in rows):
             where, row = rows[0]
+            hint = did_you_mean(theirs, map(str, row))
             raise ValueError(
                 f"{where}: no column {theirs!r} to read as {ours!r} (there are: {', '.join(map(str, row))})"
+                + (f"; {hint}" if hint else "")
             )
     renamed = []
     for where, row in rows:

@@ -76,8 +76,8 @@ def serve(
     stores = dict(store_url) if isinstance(store_url, Mapping) else {"": store_url}
     config = _configure(host, port, proxies, log_level)
     with contextlib.ExitStack() as opened:
+        listener = opened.enter_context(contextlib.closing(listen(host, port)))  # first: a failure makes no store
         open_stores = {name: opened.enter_context(FeedbackStore(place)) for name, place in stores.items()}
-        listener = listen(host, port)
         addresses = page_addresses(host, listener.getsockname()[1])
         here = (url or addresses[0]).rstrip("/")
         apps = {

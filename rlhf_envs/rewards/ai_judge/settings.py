@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from rlhf_envs.files import check_size
+from rlhf_envs.names import nearest_field, unknown_first
 
 __all__ = ["JudgeSettings", "read_judge_settings"]
 
@@ -132,7 +133,10 @@ def read_judge_settings(path: str | Path) -> JudgeSettings:
     try:
         settings = JudgeSettings.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = unknown_first(error.errors(include_url=False))
+        if first["type"] == "extra_forbidden":
+            hint = nearest_field(JudgeSettings, first["loc"])
+            raise ValueError(f"judge {path}: unknown setting {first['loc'][-1]!r}; {hint}") from None
         where = ".".join(map(str, first["loc"]))
         problem = first["msg"].removeprefix("Value error, ")
         about = f"{where}: {problem} (got {first['input']!r:.80})" if where else problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,46 @@ def test_a_file_is_written_anew_and_line_ends_stay() -> None:
     assert Path("out.txt").read_text() == "fine\n"
 
 
+@pytest.mark.parametrize("before", [None, b"older\n"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.jsonl", b'{"a": "x"}\nno JSON\n'),
+        ("rows.jsonl", b'{"a": "x"}\n{"b": "y"}\n'),
+        ("rows.jsonl", b'{"a": "x"}\n{"a": "\xe9"}\n'),
+        ("text.txt", b"x\n" * 100_000 + b"\xe9\n"),
+    ],
+)
+def test_a_failure_leaves_no_part_of_a_file(name: str, content: bytes, before: bytes | None) -> None:
+    Path(name).write_bytes(content)
+    if before is not None:
+        Path("out").write_bytes(before)
+    assert mask(name, "-o", "out", *(["--column", "a"] if name == "rows.jsonl" else [])).exit_code == 2
+    there = {path.name: path.read_bytes() for path in Path().iterdir()}
+    assert there == {name: content, **({} if before is None else {"out": before})}
+
+
+def test_a_written_file_keeps_its_permissions_and_its_links() -> None:
+    Path("kept").write_text("older")
+    Path("kept").chmod(0o600)
+    Path("link").symlink_to("kept")
+    for name in ("link", "kept"):
+        assert mask("-", "-o", name, stdin=f"to {MAIL}\n").exit_code == 0
+        assert Path("kept").read_text() == "to [EMAIL]\n" and Path("kept").stat().st_mode & 0o777 == 0o600
+    assert Path("link").is_symlink()
+
+
+def test_a_pipe_is_written_to_and_stays() -> None:
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert mask("-", "-o", "pipe", stdin=f"to {MAIL}\n").exit_code == 0
+        assert os.read(reader, 100) == b"to [EMAIL]\n"
+    finally:
+        os.close(reader)
+    assert Path("pipe").is_fifo()
+
+
 def test_the_columns_of_rows_are_masked() -> None:
     row = {"prompt": MAIL, "messages": [{"role": "user", "content": MAIL}], "n": 1}
     Path("rows.jsonl").write_text(json.dumps(row) + "\n\n")
@@ -77,6 +118,7 @@ def test_the_columns_of_rows_are_masked() -> None:
     [
         (("no.txt",), "no.txt"),
         (("rows.jsonl", "--column", "text"), "rows.jsonl:1: there is no column 'text' (there are: prompt)"),
+        (("rows.jsonl", "--column", "promt"), "(there are: prompt); did you mean 'prompt'?"),
         (("bad.jsonl",), "bad.jsonl:1: no JSON"),
         (("rows.jsonl", "-o", "rows.jsonl"), "it is the file that is read"),
         (("-", "--column", "a"), "has no columns"),

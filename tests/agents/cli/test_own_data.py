@@ -92,8 +92,8 @@ def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path, ca
         ),
         (
             [{"prompt": "a film"}],
-            ("--column", "prompt:text"),
-            "my.jsonl:1: no column 'text' to rename (it has",
+            ("--column", "text:promt"),
+            "my.jsonl:1: no column 'promt' to rename (it has: prompt); did you mean 'prompt'?",
         ),
         ([{"prompt": "a film", "split": "fold 1"}], (), "no row has split 'train'; there are: fold 1"),
         ([{"prompt": "a film"}], ("--reward", "no_such:reward"), "there is no module 'no_such' in"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,17 @@ def test_a_key_that_is_out_of_date_is_shown_so_and_opens_no_server() -> None:
 def test_mistakes_are_said(words: list[str], said: str) -> None:
     found = rlhf("serve", *words)
     assert found.exit_code == 2 and said in found.stderr, found.output
+
+
+def test_a_taken_port_is_said_before_a_store_is_made() -> None:
+    pytest.importorskip("prometheus_client", reason="the gateway needs the extra serve")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        found = rlhf("serve", "tiny", "--no-keys", "--store", "feedback.db", "--port", port)
+    assert found.exit_code == 2 and f"--port {port} is taken: another program listens there" in found.stderr
+    assert not [*Path().iterdir()]
 
 
 @pytest.mark.parametrize("package", ["sqlalchemy", "prometheus_client"])

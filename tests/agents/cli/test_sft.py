@@ -74,6 +74,31 @@ def test_bad_rows_are_named_with_the_fix(given: str, message: str) -> None:
     assert message in result.output
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            ["promptt:question"],
+            "--column promptt:question: fine-tuning reads no column 'promptt'; did you mean 'prompt'",
+        ),
+        (
+            ["question:question", "xyz:completion"],
+            "--column xyz:completion: fine-tuning reads no column 'xyz'; there",
+        ),
+        (
+            ["prompt:questoin"],
+            "no column 'questoin' to rename (it has: question, completion); did you mean 'question'",
+        ),
+    ],
+)
+def test_a_column_that_nothing_reads_or_that_is_not_there_is_named(columns: list[str], message: str) -> None:
+    Path("rows.jsonl").write_text(json.dumps({"question": "p", "completion": "c"}) + "\n")
+    flags = [part for column in columns for part in ("--column", column)]
+    result = CliRunner().invoke(app, ["sft", "rows.jsonl", "start", *flags])
+    assert result.exit_code == 2 and message in " ".join(result.output.split())
+    assert not Path("start").exists()
+
+
 def test_an_export_to_standard_output_is_rows_alone() -> None:
     write_corrections(3)
     result = CliRunner().invoke(app, ["feedback", "export", "-", "--format", "sft"])

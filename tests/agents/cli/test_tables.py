@@ -25,6 +25,22 @@ def test_headings_break_between_words_alone() -> None:
     assert max(map(len, output.getvalue().splitlines())) <= 80
 
 
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize(
+    "name", ["zoe", "my-app/1b263f0c4d5e6f70", "a-client-with-a-long-name/1b263f0c4d5e6f70", "x" * 100]
+)
+def test_names_that_are_typed_elsewhere_stay_whole(name: str, width: int) -> None:
+    headings = ["annotator", "judged", "skips", "seconds", "agreement", "gold right", "at random", "first shown"]
+    rows = [[one, "60", "0", "12.5", "0.52", "11/12", "22% (10%-41%)", "51% (43%-60%)"] for one in (name, "bob")]
+    output = io.StringIO()
+    Console(width=width, file=output).print(make_table(headings, rows, typed="annotator"), crop=False)
+    lines = output.getvalue().splitlines()
+    assert sum(name in line for line in lines) == 1 and sum("bob" in line for line in lines) == 1
+    assert all(len(line) <= width for line in lines if name not in line), "only a name may be wider"
+    shown = "".join(output.getvalue().split())
+    assert width < 80 or all(cell in shown for cell in rows[0][1:6]), "nothing is cut"
+
+
 def test_a_command_says_a_thing_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environments for training and for evaluations are made alike, and warn alike; failures come again."""
     app, stream = typer.Typer(), io.StringIO()

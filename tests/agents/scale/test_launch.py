@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agents.scale.launch import _explain
+from agents.scale.launch import LAUNCHER, _explain, leave_to_launcher
 
 ROOT = Path(__file__).parents[3]
 REWARD = """
@@ -74,6 +74,41 @@ def test_mistakes_are_told_once_and_before_ranks_start(tmp_path: Path) -> None:
     done = rlhf(tmp_path, *COMMAND, "--algo", "ppoo")
     assert done.returncode == 2
     assert done.stderr.count("unknown algorithm") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["-params", "n_stepz:6"], "ppo takes no argument 'n_stepz'; nearest: n_steps"),  # each rank sees it
+        (["--log-folder", "file"], "cannot write the run's folder file/ppo/TokenBandit-v0_1: "),  # the first one alone
+    ],
+)
+def test_a_mistake_that_ranks_find_is_told_once_with_the_code_of_one_process(
+    tmp_path: Path, more: list[str], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    done = rlhf(tmp_path, *COMMAND, *more)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("rlhf: ")]
+    assert done.returncode == 2 and len(errors) == 1 and message in errors[0]
+
+
+def test_what_ranks_fail_by_is_told_once_before_what_became_of_them(tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text("def score(completions, **_):\n    raise OSError('no server')\n")
+    done = rlhf(tmp_path, *COMMAND, "--reward", "fails:score", "-params", "n_steps:6", "--progress")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("rlhf: ")]
+    assert done.returncode == 1 and "no server" in errors[0]
+    assert len({*errors}) == len(errors) and "ended with the exit code 1, see above" in errors[-1]
+
+
+def test_a_rank_whose_launcher_is_another_process_speaks_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv(LAUNCHER, f"{os.getpid()} {tmp_path}")
+    assert not leave_to_launcher("wrong", 2) and not [*tmp_path.iterdir()]
+    monkeypatch.setenv(LAUNCHER, f"{os.getppid()} {tmp_path}")
+    assert not leave_to_launcher("interrupted", 130)
+    assert leave_to_launcher("wrong", 2) and (tmp_path / "2-1").read_text() == "wrong"
 
 
 @pytest.mark.parametrize(

