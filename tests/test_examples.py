@@ -168,9 +168,8 @@ def test_example(
     small = {"hacking_without_kl_penalty": ["64", "0", "8"], "people_in_the_loop": ["64", "8"]}
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *small.get(name, ["64"])])
     monkeypatch.setattr("builtins.input", lambda question: "1" if "rating" in question else "why")  # a person
-    most = 32 if name == "dialog_task" else MOST  # for smaller batches its learning rate is too high
-    monkeypatch.setattr(agents, "make", make_few(agents.make, 2, most))
-    monkeypatch.setattr(agents, "make_vec_env", make_few(agents.make_vec_env, 1, most))
+    monkeypatch.setattr(agents, "make", make_few(agents.make, 2, MOST))
+    monkeypatch.setattr(agents, "make_vec_env", make_few(agents.make_vec_env, 1, MOST))
     evaluate = agents.evaluate
     monkeypatch.setattr(agents, "evaluate", lambda *given, **kwargs: evaluate(*given, **{**kwargs, "n_episodes": 16}))
     few = {"test_episodes": 16, "n_envs": MOST}

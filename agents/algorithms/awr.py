@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..core import ranks
 from ..core.kl_penalty import charge
+from ..core.ratios import ratio_of
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import PolicyGradient
 from .reinforce import rewards_to_go
@@ -72,7 +73,7 @@ class AWR(PolicyGradient):
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         values, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
-        weights = (samples.advantages / self.awr_temperature).exp().clamp(max=self.max_weight)
+        weights = ratio_of(samples.advantages / self.awr_temperature).clamp(max=self.max_weight)
         metrics = {
             "policy_gradient_loss": -(weights * log_prob).mean(),
             "value_loss": functional.mse_loss(values.flatten(), samples.returns),

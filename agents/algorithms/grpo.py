@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.kl_penalty import charge, k3_loss
+from ..core.ratios import ratio_of
 from .common.credit import Credit, check_credit
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, PolicyGradient, check_clip_range, clip_metrics, clipped, spread
@@ -97,7 +98,7 @@ class GRPO(PolicyGradient):
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
         log_ratio = log_prob - samples.old_log_prob
-        policy_loss = self._mean(-clipped(log_ratio.exp(), samples.advantages, self.clip_range), samples)
+        policy_loss = self._mean(-clipped(ratio_of(log_ratio), samples.advantages, self.clip_range), samples)
         metrics = {"policy_gradient_loss": policy_loss, "entropy_loss": -entropy.mean()}
         metrics |= clip_metrics(log_ratio, self.clip_range)
         loss = policy_loss - self.ent_coef * self._mean(entropy, samples)

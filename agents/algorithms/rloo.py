@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from ..core import ranks
 from ..core.kl_penalty import charge
+from ..core.ratios import ratio_of
 from .common.credit import Credit, check_credit
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, PolicyGradient, check_clip_range, clip_metrics, clipped, spread
@@ -86,7 +87,7 @@ class RLOO(PolicyGradient):
         sums = log_prob.new_zeros(int(units[-1]) + 1)
         log_ratio = sums.index_add(0, units, log_prob - samples.old_log_prob)
         advantages = sums.index_put((units,), samples.advantages)  # equal for all actions of a unit
-        policy_loss = -clipped(log_ratio.exp(), advantages, self.clip_range).mean()
+        policy_loss = -clipped(ratio_of(log_ratio), advantages, self.clip_range).mean()
         metrics = {"policy_gradient_loss": policy_loss, "entropy_loss": -entropy.mean()}
         metrics |= clip_metrics(log_ratio, self.clip_range)
         return policy_loss - self.ent_coef * entropy.mean(), metrics

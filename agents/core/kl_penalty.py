@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from . import ranks
+from .ratios import MOST_NATS, ratio_of
 
 __all__ = ["KLController", "charge", "k3", "k3_loss"]
 
@@ -16,16 +17,16 @@ __all__ = ["KLController", "charge", "k3", "k3_loss"]
 def k3(kl: np.ndarray) -> np.ndarray:
     """Return the k3 estimates of the KL for the k1 estimates `log pi - log pi_ref`, of any shape.
 
-    They are never negative and vary less, see http://joschu.net/blog/kl-approx.html.
+    They are never negative and vary less, see http://joschu.net/blog/kl-approx.html. Ratios end at `MOST_NATS`.
     """
-    estimates: np.ndarray = np.exp(-kl) - 1 + kl
+    estimates: np.ndarray = np.exp(np.minimum(-kl, MOST_NATS)) - 1 + kl
     return estimates
 
 
 def k3_loss(log_prob: torch.Tensor, reference_log_prob: torch.Tensor) -> torch.Tensor:
     """Return the k3 estimates with gradients, for an algorithm that charges the KL in its loss."""
     behind = reference_log_prob - log_prob
-    return behind.exp() - behind - 1
+    return ratio_of(behind) - behind - 1
 
 
 def charge(

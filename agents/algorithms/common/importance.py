@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 ImportanceMode = Literal["token_truncate", "sequence_truncate"]
 FAR = 0.1  # a mean |log ratio| per token above it is more than rounding
+LEAST_LOG_PROB = -80.0  # SB3's ratios to a token of less may be above e^80, and overflow in float32
 
 
 def correct(
@@ -64,7 +65,8 @@ def reweigh(buffer: SegmentBuffer, policy: Any, clip_max: float, centred: bool) 
     As in Hilton et al. 2022, "Batch size-invariance for policy optimization", https://arxiv.org/abs/2110.00641: the
     buffer's `log_probs`, of the old weights, are replaced by the log-probabilities of `policy`, so that the update's
     ratios start at 1, and advantages are multiplied by `min(pi / pi_old, clip_max)`. The KL penalty and the values stay
-    as they were.
+    as they were. Log-probabilities below `LEAST_LOG_PROB` count as this: such a token's weight is next to 0, and the
+    ratios of its update stay finite.
 
     Args:
         buffer: the rollout, with its advantages.
@@ -76,6 +78,7 @@ def reweigh(buffer: SegmentBuffer, policy: Any, clip_max: float, centred: bool) 
     """
     old = buffer.log_probs.astype(np.float64)
     buffer.compute_again(policy)
+    buffer.log_probs = np.maximum(buffer.log_probs, np.float32(LEAST_LOG_PROB))
     ratio = np.exp(np.minimum(buffer.log_probs - old, 50))
     advantages = buffer.advantages - buffer.advantages.mean() if centred else buffer.advantages
     buffer.advantages = (np.minimum(ratio, clip_max) * advantages).astype(np.float32)

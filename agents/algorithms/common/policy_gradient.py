@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from ...core.engine.rollouts import EngineRollouts
 from ...core.policy import TokenPolicy
+from ...core.ratios import ratio_of
 from .episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .importance import ImportanceMode, correct
 from .text_agent import NO_CRITIC, NO_KL, ON_POLICY, TextAgent
@@ -229,7 +230,7 @@ def clipped(ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float | N
 
 def clip_metrics(log_ratio: torch.Tensor, clip_range: float | None) -> dict[str, torch.Tensor]:
     """Return the approximate KL to the policy of the rollout, and the share of ratios outside the clip range."""
-    ratio = log_ratio.exp()
+    ratio = ratio_of(log_ratio)
     metrics = {"approx_kl": (ratio - 1 - log_ratio).mean()}
     if clip_range is not None:
         metrics["clip_fraction"] = ((ratio - 1).abs() > clip_range).float().mean()

@@ -10,10 +10,11 @@ from torch.nn import functional
 
 import agents
 from agents.algorithms.common.episode_buffer import EpisodeRolloutBuffer
-from agents.algorithms.common.policy_gradient import PolicyGradient
+from agents.algorithms.common.policy_gradient import PolicyGradient, clip_metrics, clipped
 from agents.algorithms.grpo import relative_to_group
 from agents.algorithms.reinforce import rewards_to_go
 from agents.algorithms.rloo import leave_one_out
+from agents.core.ratios import MOST_NATS, ratio_of
 
 ID = "rlhf/IncreasingNumbers-v0"
 
@@ -323,6 +324,38 @@ def test_a_step_of_stock_ppo_is_that_of_trls_clipped_loss(trainers):
     agent.train()
     for p, was, gradient in zip(parameters, before, expected, strict=True):
         torch.testing.assert_close(was - p.detach(), gradient, atol=1e-5, rtol=0)
+
+
+def test_a_ratio_that_would_overflow_has_no_gradient_where_it_is_clipped_and_is_pulled_back_elsewhere():
+    """The log ratios and advantages of the turns that stopped a run of examples/dialog_task.py."""
+    log_ratio = torch.tensor([108.6, 108.6, -214.8, -214.8, 0.1], requires_grad=True)
+    advantages = torch.tensor([0.04, -0.03, -0.03, 0.04, 0.5])
+    clipped(ratio_of(log_ratio), advantages, 0.2).sum().backward()
+    assert log_ratio.grad.tolist() == pytest.approx([0, -0.03 * np.exp(MOST_NATS), 0, 0, 0.5 * np.exp(0.1)])
+    figures = clip_metrics(log_ratio, 0.2)
+    assert figures["approx_kl"].isfinite()
+    assert figures["clip_fraction"].item() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_an_update_of_completions_that_are_far_more_probable_now_is_finite(name):
+    agent, samples = prepared(name, kl_coef=0.1)
+    far = samples._replace(old_log_prob=samples.old_log_prob - 120, reference_log_prob=samples.old_log_prob + 120)
+    parameters = [p for p in agent.policy.language_model.model.parameters() if p.requires_grad]
+    loss, figures = agent._loss(far)
+    assert all(figure.isfinite() for figure in (loss, *figures.values()))
+    norm = torch.stack([g.norm() for g in torch.autograd.grad(loss, parameters)]).norm()
+    assert 1 < norm < torch.inf, "those that should be less probable have a gradient"
+    agent._kl_coef = 0.0  # of GRPO's loss
+    clipped_loss, _ = agent._loss(far._replace(advantages=far.advantages.abs()))
+    assert not any(g.any() for g in torch.autograd.grad(clipped_loss, parameters)), "all are clipped"
+
+
+def test_weights_of_awr_without_a_bound_of_their_own_are_finite():
+    agent, samples = prepared("awr", awr_temperature=0.001, max_weight=float("inf"))
+    assert samples.advantages.max() > 0.1, "a weight would be e^100"
+    loss, figures = agent._loss(samples)
+    assert all(figure.isfinite() for figure in (loss, *figures.values()))
 
 
 def test_dpo_prefers_the_better_completion_with_the_annotators_probability():

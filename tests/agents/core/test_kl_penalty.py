@@ -30,3 +30,12 @@ def test_the_penalty_in_a_loss_is_k3_and_pulls_the_policy_to_the_reference():
     loss.sum().backward()
     ratio = (reference - log_prob.detach()).exp()
     assert torch.allclose(log_prob.grad, 1 - ratio)  # d k3 / d log pi, by hand
+
+
+def test_k3_stays_finite_and_pulls_hard_where_the_policy_gave_a_token_up():
+    log_prob, reference = torch.tensor([-120.0], requires_grad=True), torch.tensor([-1.0])
+    loss = k3_loss(log_prob, reference)
+    loss.sum().backward()
+    assert 1e12 < loss.item() < 1e14
+    assert -1e14 < log_prob.grad.item() < -1e12, "it is to rise"
+    assert k3((log_prob.detach() - reference).numpy()).tolist() == pytest.approx(loss.tolist())

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,21 @@ def test_a_rollout_of_older_weights_is_weighted_by_truncated_ratios(tmp_path: Pa
     assert ratio.min() < 0.95 < 1.1 < ratio.max() == pytest.approx(metrics["importance_ratio_max"])
     expected = np.minimum(ratio, 1.1) * (advantages - advantages.mean())
     np.testing.assert_allclose(buffer.advantages, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_token_that_newer_weights_gave_up_cannot_overflow_in_the_update() -> None:
+    """SB3's PPO computes ratios in float32 from the log-probabilities of the newer weights, which may rise again."""
+    old, newer = np.array([[-5.0], [-5.0], [-5.0]], np.float32), np.array([[-110.0], [-79.0], [-5.0]], np.float32)
+    buffer: Any = SimpleNamespace(log_probs=old, advantages=np.array([[2.0], [1.0], [1.0]], np.float32))
+    buffer.compute_again = lambda policy: setattr(buffer, "log_probs", newer)
+    reweigh(buffer, None, 2.0, centred=False)
+    assert buffer.log_probs[1:].tolist() == newer[1:].tolist(), "others are as they were"
+    log_prob = torch.tensor([[-1.0], [-79.0], [-5.0]], requires_grad=True)
+    surrogate = torch.exp(log_prob - torch.tensor(buffer.log_probs)) * torch.tensor(buffer.advantages)
+    surrogate.sum().backward()
+    assert surrogate[0].item() == pytest.approx(2 * np.exp(4.0), rel=1e-4), "the ratio to the weights that drew it"
+    assert log_prob.grad is not None
+    assert log_prob.grad.flatten().tolist() == pytest.approx([2 * np.exp(4.0), np.exp(-74.0), 1.0], rel=1e-4)
 
 
 @pytest.mark.usefixtures("worker_here")
