@@ -23,7 +23,7 @@ class LlamaDialect(CountingDialect):
 
     @cached_property
     def _texts(self) -> Texts:
-        """What writes texts for the engine's GGUF, which may have been made elsewhere."""
+        """Return what writes texts for the engine's GGUF, which may have been made elsewhere."""
         return Texts(self._tokenizer, strict=False)
 
     def translate(self, request: Request) -> dict[str, Any]:
